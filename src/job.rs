@@ -1,0 +1,301 @@
+//! A job: the model, the cluster and the workload, checked once so that nothing later can be inconsistent.
+
+use crate::cluster::{Cluster, Dtype, GemmKind};
+use crate::model::{Model, Quant};
+use crate::units::Seconds;
+use std::fmt;
+
+/// Number format of a training run's GEMMs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Precision {
+    /// bfloat16.
+    Bf16,
+    /// Half precision with loss scaling.
+    Fp16,
+    /// 8-bit GEMMs, bf16 weights kept.
+    Fp8,
+    /// Microscaling 8-bit GEMMs.
+    Mxfp8,
+    /// 4-bit GEMMs.
+    Nvfp4,
+}
+
+impl Precision {
+    /// Every precision.
+    pub const ALL: [Self; 5] = [Self::Bf16, Self::Fp16, Self::Fp8, Self::Mxfp8, Self::Nvfp4];
+
+    /// The name in files and flags.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Bf16 => "bf16",
+            Self::Fp16 => "fp16",
+            Self::Fp8 => "fp8",
+            Self::Mxfp8 => "mxfp8",
+            Self::Nvfp4 => "nvfp4",
+        }
+    }
+
+    /// The curve that prices its GEMMs.
+    #[must_use]
+    pub const fn gemm(self) -> GemmKind {
+        match self {
+            Self::Bf16 | Self::Fp16 => GemmKind::Bf16,
+            Self::Fp8 => GemmKind::Fp8,
+            Self::Mxfp8 => GemmKind::Fp8Block,
+            Self::Nvfp4 => GemmKind::Nvfp4,
+        }
+    }
+
+    /// The format the hardware must have.
+    #[must_use]
+    pub const fn needs(self) -> Dtype {
+        match self {
+            Self::Bf16 => Dtype::Bf16,
+            Self::Fp16 => Dtype::Fp16,
+            Self::Fp8 => Dtype::Fp8,
+            Self::Mxfp8 => Dtype::Mxfp8,
+            Self::Nvfp4 => Dtype::Nvfp4,
+        }
+    }
+}
+
+/// Number format of accumulated gradients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum GradDtype {
+    /// fp32 main gradients (Megatron's default).
+    Fp32,
+    /// Accumulated and reduced in bf16.
+    Bf16,
+}
+
+impl GradDtype {
+    /// Every format.
+    pub const ALL: [Self; 2] = [Self::Fp32, Self::Bf16];
+
+    /// The name in files and flags.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fp32 => "fp32",
+            Self::Bf16 => "bf16",
+        }
+    }
+
+    /// Bytes of one gradient.
+    #[must_use]
+    pub const fn bytes(self) -> f64 {
+        match self {
+            Self::Fp32 => 4.0,
+            Self::Bf16 => 2.0,
+        }
+    }
+}
+
+/// What one optimiser step works on.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Train {
+    /// Tokens of a sequence.
+    pub seq_len: u32,
+    /// Sequences of a step, all GPUs together.
+    pub global_batch: u32,
+    /// GEMM format.
+    pub precision: Precision,
+    /// Gradient format.
+    pub grad_dtype: GradDtype,
+    /// Tokens of the fullest expert rank over the mean; 1 is perfect balance.
+    pub moe_balance: f64,
+}
+
+/// Number format of the KV cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum KvFormat {
+    /// bfloat16.
+    Bf16,
+    /// 8-bit.
+    Fp8,
+}
+
+impl KvFormat {
+    /// Every format.
+    pub const ALL: [Self; 2] = [Self::Bf16, Self::Fp8];
+
+    /// The name in files and flags.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Bf16 => "bf16",
+            Self::Fp8 => "fp8",
+        }
+    }
+
+    /// Bytes of one number.
+    #[must_use]
+    pub const fn bytes(self) -> f64 {
+        match self {
+            Self::Bf16 => 2.0,
+            Self::Fp8 => 1.0,
+        }
+    }
+}
+
+/// How requests arrive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Arrivals {
+    /// A closed loop in its steady state.
+    Steady,
+    /// A closed loop that starts with all requests at once and sends ten times the concurrency.
+    Burst10x,
+}
+
+impl Arrivals {
+    /// Every pattern.
+    pub const ALL: [Self; 2] = [Self::Steady, Self::Burst10x];
+
+    /// The name in files and flags.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Steady => "steady",
+            Self::Burst10x => "burst10x",
+        }
+    }
+}
+
+/// What a deployment answers.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Serve {
+    /// Input tokens of a request.
+    pub isl: u32,
+    /// Output tokens of a request.
+    pub osl: u32,
+    /// Requests in flight on the whole plan.
+    pub concurrency: u32,
+    /// Weight format and its reach.
+    pub quant: Quant,
+    /// KV cache format.
+    pub kv_cache: KvFormat,
+    /// How requests arrive.
+    pub arrivals: Arrivals,
+    /// Target of the time to the first token.
+    pub ttft: Option<Seconds>,
+    /// Target of the time per further token.
+    pub tpot: Option<Seconds>,
+    /// Share of input tokens found in the prefix cache.
+    pub prefix_hit: f64,
+    /// Share of the GPU's memory the engine may take; its own default when absent.
+    pub memory_fraction: Option<f64>,
+}
+
+/// Training or serving.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Workload {
+    /// One optimiser step.
+    Train(Train),
+    /// Requests.
+    Serve(Serve),
+}
+
+/// What to plan for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Job {
+    /// The model.
+    pub model: Model,
+    /// The GPUs.
+    pub cluster: Cluster,
+    /// What they do.
+    pub workload: Workload,
+}
+
+/// Why a job cannot be: a key, its value and what is allowed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobError {
+    /// The offending key.
+    pub key: &'static str,
+    /// Its value.
+    pub value: String,
+    /// What is allowed.
+    pub allowed: String,
+}
+
+impl fmt::Display for JobError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "at `{}`: {} is not allowed: {}", self.key, self.value, self.allowed)
+    }
+}
+
+impl std::error::Error for JobError {}
+
+/// Most GPUs a job may have; keeps products inside `u32` and enumerations finite.
+pub const MOST_GPUS: u32 = 1 << 20;
+
+impl Job {
+    /// Checks the triple.
+    ///
+    /// # Errors
+    /// When a size is zero or absurd, or a sequence is longer than the model's positions.
+    pub fn new(model: Model, cluster: Cluster, workload: Workload) -> Result<Self, JobError> {
+        let refuse = |key, value: String, allowed: String| Err(JobError { key, value, allowed });
+        let gpus = u64::from(cluster.nodes) * u64::from(cluster.gpus_per_node);
+        if gpus == 0 || gpus > u64::from(MOST_GPUS) {
+            return refuse("cluster", format!("{gpus} GPUs"), format!("1 to {MOST_GPUS} GPUs"));
+        }
+        let sizes: &[(&'static str, u32, u32)] = match &workload {
+            Workload::Train(t) => &[("seq_len", t.seq_len, 1 << 26), ("global_batch", t.global_batch, 1 << 24)],
+            Workload::Serve(s) => {
+                &[("isl", s.isl, 1 << 26), ("osl", s.osl, 1 << 26), ("concurrency", s.concurrency, 1 << 24)]
+            }
+        };
+        for &(key, value, most) in sizes {
+            if value == 0 || value > most {
+                return refuse(key, value.to_string(), format!("a whole number from 1 to {most}"));
+            }
+        }
+        match workload {
+            Workload::Train(t) => {
+                if !(1.0..=64.0).contains(&t.moe_balance) {
+                    return refuse("moe_balance", t.moe_balance.to_string(), "1.0 (forced balance) to 64".into());
+                }
+            }
+            Workload::Serve(s) => {
+                if !(0.0..=1.0).contains(&s.prefix_hit) {
+                    return refuse("prefix_hit", s.prefix_hit.to_string(), "a share from 0 to 1".into());
+                }
+                if s.memory_fraction.is_some_and(|m| !(0.05..=1.0).contains(&m)) {
+                    let value = s.memory_fraction.unwrap_or_default().to_string();
+                    return refuse("memory_fraction", value, "a share from 0.05 to 1".into());
+                }
+                let span = u64::from(s.isl) + u64::from(s.osl);
+                if span > u64::from(model.spec().max_positions) {
+                    let most = model.spec().max_positions;
+                    return refuse("isl + osl", span.to_string(), format!("at most the model's {most} positions"));
+                }
+            }
+        }
+        Ok(Self { model, cluster, workload })
+    }
+
+    /// GPUs of the cluster.
+    #[must_use]
+    pub const fn gpus(&self) -> u32 {
+        self.cluster.gpus()
+    }
+
+    /// The training part, if it is training.
+    #[must_use]
+    pub const fn train(&self) -> Option<&Train> {
+        match &self.workload {
+            Workload::Train(t) => Some(t),
+            Workload::Serve(_) => None,
+        }
+    }
+
+    /// The serving part, if it is serving.
+    #[must_use]
+    pub const fn serve(&self) -> Option<&Serve> {
+        match &self.workload {
+            Workload::Train(_) => None,
+            Workload::Serve(s) => Some(s),
+        }
+    }
+}
