@@ -79,7 +79,7 @@ pub enum Error {
         allowed: String,
     },
     /// A name that is neither built in nor a file.
-    #[error("unknown {what} `{}`{}; {}", Line(&clip(name)), DidYouMean(suggestions), Line(hint))]
+    #[error("unknown {what} `{}`{} {}", Line(&clip(name)), DidYouMean(suggestions), Line(hint))]
     UnknownName {
         /// `model`, `gpu`, `cluster`...
         what: &'static str,
@@ -278,7 +278,7 @@ impl fmt::Display for DidYouMean<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let words: Vec<String> = self.0.iter().map(|name| format!("`{name}`")).collect();
         match words.as_slice() {
-            [] => Ok(()),
+            [] => write!(f, ":"),
             [one] => write!(f, ": did you mean {one}?"),
             [first @ .., last] => write!(f, ": did you mean {} or {last}?", first.join(", ")),
         }
@@ -304,7 +304,7 @@ mod tests {
         let error = Error::unknown("model", "lama-3-70b", known, "`list models` shows all 4");
         let text = error.to_string();
         assert!(text.starts_with("unknown model `lama-3-70b`: did you mean `llama-3-70b` or"), "{text}");
-        assert!(text.ends_with("; `list models` shows all 4"), "{text}");
+        assert!(text.ends_with("? `list models` shows all 4"), "{text}");
         assert_eq!(nearest("zzzz", known), Vec::<String>::new());
     }
 

@@ -1,9 +1,9 @@
 //! Clusters: built-in names, counts such as `16xH100`, files, and objects of a job file.
 
 use super::gpu::{self, PriceFile, bandwidth, count, scale_links, word};
-use super::{ClusterEntry, list, lookup, names, read};
+use super::{ClusterEntry, answers, list, lookup, read};
 use crate::cluster::{Cluster, Gpu, LinkKind, Network, NetworkKind, ScaleUp};
-use crate::error::{Error, Locate, Result};
+use crate::error::{Error, Locate, Result, nearest};
 use crate::job::MOST_GPUS;
 use crate::units::{Bytes, BytesPerSec, Seconds, UsdPerHour};
 use serde::Deserialize;
@@ -156,14 +156,15 @@ pub(super) fn parse(spec: &str) -> Result<Cluster> {
         return several(spec, &counts, built_in(file, text)?.cluster);
     }
     let Some((file, text)) = lookup(list::GPUS, name) else {
-        let known: Vec<&str> = names(list::GPUS).chain(names(list::CLUSTERS)).collect();
+        let known = [answers(list::GPUS), answers(list::CLUSTERS)].concat();
         let hint = format!(
-            "write counts and a GPU as in `16xH100` or `2x8xH100`, a built-in cluster, or a file; `list gpus` shows all {}, `list clusters` all {}",
-            list::GPUS.len(),
-            list::CLUSTERS.len()
+            "write counts and a GPU as in `16xH100` or `2x8xH100`, one of the {} that `list clusters` shows, or a file; \
+             `list gpus` shows all {}",
+            list::CLUSTERS.len(),
+            list::GPUS.len()
         );
         // The counts are right; the name behind them is compared.
-        let suggestions = crate::error::nearest(name, known);
+        let suggestions = nearest(name, known.iter().map(String::as_str));
         return Err(Error::UnknownName { what: "cluster", name: spec.to_owned(), suggestions, hint });
     };
     let gpu = super::built_in_gpu(file, text)?;

@@ -19,7 +19,7 @@ mod tests;
 pub use model::ModelEntry;
 
 use crate::cluster::{Cluster, Gpu};
-use crate::error::{Error, Result, nearest};
+use crate::error::{Error, Result};
 use crate::model::Model;
 use serde::Deserialize;
 use serde_json::Value;
@@ -56,8 +56,9 @@ pub fn gpu(name: &str) -> Result<Gpu> {
     if name.to_lowercase().ends_with(".json") {
         return gpu::parse(name, &read::text(Path::new(name))?)?.check(name, &sibling);
     }
-    let hint = format!("give a file, or one of the {} names that `list gpus` shows", list::GPUS.len());
-    Err(Error::UnknownName { what: "gpu", name: name.to_owned(), suggestions: nearest(name, names(list::GPUS)), hint })
+    let known = answers(list::GPUS);
+    let hint = format!("`list gpus` shows all {}; a path reads a file", list::GPUS.len());
+    Err(Error::unknown("gpu", name, known.iter().map(String::as_str), hint))
 }
 
 fn built_in_gpu(name: &str, text: &str) -> Result<Gpu> {
@@ -166,13 +167,15 @@ fn head(name: &'static str, text: &str) -> Head {
     Head { name, ..head }
 }
 
-fn heads(files: &'static [(&'static str, &'static str)]) -> Vec<Head> {
-    files.iter().map(|&(name, text)| head(name, text)).collect()
-}
-
-/// Names of a list, without the aliases.
-fn names(files: &'static [(&'static str, &'static str)]) -> impl Iterator<Item = &'static str> {
-    files.iter().map(|(name, _)| *name)
+/// Every name and alias of a list.
+fn answers(files: &'static [(&'static str, &'static str)]) -> Vec<String> {
+    files
+        .iter()
+        .flat_map(|&(name, text)| {
+            let head = head(name, text);
+            head.aliases.into_iter().chain([head.name.to_owned()])
+        })
+        .collect()
 }
 
 /// The file of a name or alias. Only files that hold the word at all are parsed.

@@ -1,6 +1,6 @@
 //! Models: built-in files, our own compact form, and Hugging Face configs.
 
-use super::{heads, list, lookup, read};
+use super::{answers, list, lookup, read};
 use crate::error::{Error, Locate, Result, nearest};
 use crate::import::hf;
 use crate::model::{Block, Model, ModelSpec, Norm, Quant, Run};
@@ -137,13 +137,13 @@ pub(super) fn find(asked: &str) -> Result<Model> {
     if !asked.is_empty() && (like_a_path || path.exists()) {
         return from_path(path);
     }
-    let heads = heads(list::MODELS);
-    let known: Vec<&str> = heads.iter().flat_map(|h| h.aliases.iter().map(String::as_str).chain([h.name])).collect();
-    let mut suggestions = nearest(asked, known.iter().copied().filter(|k| k.contains('/') == asked.contains('/')));
+    let known = answers(list::MODELS);
+    let alike = known.iter().map(String::as_str).filter(|k| k.contains('/') == asked.contains('/'));
+    let mut suggestions = nearest(asked, alike);
     if suggestions.is_empty() {
-        suggestions = nearest(asked, known);
+        suggestions = nearest(asked, known.iter().map(String::as_str));
     }
-    let hint = format!("give a config.json, or one of the {} names that `list models` shows", list::MODELS.len());
+    let hint = format!("`list models` shows all {}; a path reads a config.json", list::MODELS.len());
     Err(Error::UnknownName { what: "model", name: asked.to_owned(), suggestions, hint })
 }
 

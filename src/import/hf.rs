@@ -12,6 +12,13 @@ use crate::model::{
 };
 use serde_json::Value;
 
+/// Where multimodal configs keep their text model.
+const NESTED: [&str; 3] = ["text_config", "language_config", "llm_config"];
+/// Spellings of the number of routed experts.
+const EXPERTS: [&str; 4] = ["n_routed_experts", "num_experts", "num_local_experts", "moe_num_experts"];
+/// Spellings of the experts of a token.
+const TOP_K: [&str; 4] = ["num_experts_per_tok", "top_k_experts", "experts_per_token", "moe_topk"];
+
 /// Architectures that differ in more than their sizes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Family {
@@ -87,7 +94,7 @@ enum Kind {
 /// When a key that the architecture needs is missing, or a value is of the wrong type or out of range.
 pub fn model(origin: &str, name: &str, value: &Value, quant_file: Option<(&str, &Value)>) -> Result<Model> {
     let (spec, assumptions) = spec(origin, name, value, quant_file)?;
-    let mut model = Model::new(spec).map_err(|e| ModelError { key: hf_key(e.key), ..e }).at(origin)?;
+    let mut model = Model::new(spec).map_err(|e| ModelError { key: hf_key(e.key, value), ..e }).at(origin)?;
     model.assumptions = assumptions;
     Ok(model)
 }
@@ -105,8 +112,7 @@ pub fn spec(
     let Some(outer) = value.as_object() else {
         return Err(Error::invalid(origin, "", value, "an object with the keys of a Hugging Face config.json"));
     };
-    let nested = ["text_config", "language_config", "llm_config"];
-    let inner = nested.iter().find_map(|key| Some((*key, outer.get(*key)?.as_object()?)));
+    let inner = NESTED.iter().find_map(|key| Some((*key, outer.get(*key)?.as_object()?)));
     let prefix = inner.map(|(key, _)| format!("{key}.")).unwrap_or_default();
     let keys = match inner {
         Some((_, object)) => Keys { origin, prefix: &prefix, object, outer: Some(outer) },
@@ -140,25 +146,28 @@ pub fn spec(
     Ok((spec, import.assumptions))
 }
 
-/// The names of our checks in the words of the file.
-fn hf_key(key: &'static str) -> &'static str {
-    match key {
-        "hidden" => "hidden_size",
-        "vocab" => "vocab_size",
-        "max_positions" => "max_position_embeddings",
-        "mtp" => "num_nextn_predict_layers",
-        "layers" | "blocks" => "num_hidden_layers",
-        "heads" => "num_attention_heads",
-        "kv_heads" => "num_key_value_heads",
-        "kv_lora" => "kv_lora_rank",
-        "nope" => "qk_nope_head_dim",
-        "v" => "v_head_dim",
-        "ffn" => "intermediate_size",
-        "experts" => "num_experts",
-        "top_k" => "num_experts_per_tok",
-        "groups" => "n_group",
-        other => other,
-    }
+/// The names of our checks in the words of the file: the first spelling that it uses.
+fn hf_key(key: &'static str, config: &Value) -> &'static str {
+    let words: &[&'static str] = match key {
+        "hidden" => &["hidden_size", "n_embd", "d_model"],
+        "vocab" => &["vocab_size"],
+        "max_positions" => &["max_position_embeddings", "n_positions", "n_ctx"],
+        "mtp" => &["num_nextn_predict_layers", "mtp_num_hidden_layers"],
+        "layers" | "blocks" => &["num_hidden_layers", "n_layer"],
+        "heads" => &["num_attention_heads", "n_head"],
+        "kv_heads" => &["num_key_value_heads", "num_kv_heads"],
+        "kv_lora" => &["kv_lora_rank"],
+        "nope" => &["qk_nope_head_dim"],
+        "v" => &["v_head_dim"],
+        "ffn" => &["intermediate_size", "n_inner"],
+        "experts" => &EXPERTS,
+        "top_k" => &TOP_K,
+        "groups" => &["n_group"],
+        other => return other,
+    };
+    let objects = [Some(config), NESTED.iter().find_map(|key| config.get(*key))];
+    let used = |word: &&'static str| objects.iter().flatten().any(|object| object.get(*word).is_some());
+    words.iter().copied().find(used).unwrap_or(words[0])
 }
 
 /// Distinct blocks, and their order as repeated patterns.
@@ -365,8 +374,7 @@ impl<'a> Import<'a> {
         // Gemma 4's global layers have heads, widths and values of their own.
         let global = family == Family::Gemma4 && window.is_none();
         let common = keys.size(&["num_key_value_heads", "num_kv_heads", "n_head_kv"])?.unwrap_or(heads);
-        let kv_heads =
-            if global { keys.size(&["num_global_key_value_heads"])?.unwrap_or(common) } else { common };
+        let kv_heads = if global { keys.size(&["num_global_key_value_heads"])?.unwrap_or(common) } else { common };
         let head_dim = keys.size(&["head_dim", "attention_head_dim"])?.unwrap_or(self.hidden / heads);
         let head_dim = if global { keys.size(&["global_head_dim"])?.unwrap_or(head_dim) } else { head_dim };
         let biased = keys.flag("attention_bias")?;
@@ -477,19 +485,18 @@ impl<'a> Import<'a> {
     fn dense(&self) -> Result<DenseMlp> {
         let keys = self.keys;
         let ffn = if self.family == Family::Llama4 {
-            keys.need(&["intermediate_size_mlp", "intermediate_size"])?
+            keys.need_width(&["intermediate_size_mlp", "intermediate_size"])?
         } else if self.family == Family::Gpt2 {
             keys.size(&["n_inner", "intermediate_size"])?.unwrap_or(self.hidden.saturating_mul(4))
         } else {
-            keys.need(&["intermediate_size", "ffn_hidden_size", "n_inner"])?
+            keys.need_width(&["intermediate_size", "ffn_hidden_size", "n_inner"])?
         };
         let bias = keys.flag("mlp_bias")?.unwrap_or(self.family == Family::Gpt2);
         Ok(DenseMlp { ffn, gated: self.gated()?, bias })
     }
 
     fn experts(&self) -> Result<Option<u32>> {
-        let names = ["n_routed_experts", "num_experts", "num_local_experts", "moe_num_experts"];
-        Ok(self.keys.number(&names)?.filter(|e| *e > 0))
+        Ok(self.keys.number(&EXPERTS)?.filter(|e| *e > 0))
     }
 
     /// Whether a layer has experts: leading dense layers, strides and lists, as each publisher writes them.
@@ -521,18 +528,17 @@ impl<'a> Import<'a> {
             Some(experts) => experts,
             None => keys.need(&["num_experts", "n_routed_experts", "num_local_experts"])?,
         };
-        let ffn = keys.need(&["moe_intermediate_size", "intermediate_size"])?;
+        let ffn = keys.need_width(&["moe_intermediate_size", "intermediate_size"])?;
         let by_nature = u32::from(family == Family::Llama4);
         let shared_count = keys.number(&["n_shared_experts", "num_shared_experts"])?.unwrap_or(by_nature);
         // Nemotron's width is of one shared expert, Qwen's of all.
         let one = keys.number(&["moe_shared_expert_intermediate_size"])?.unwrap_or(ffn);
-        let shared_ffn =
-            keys.number(&["shared_expert_intermediate_size"])?.unwrap_or(one.saturating_mul(shared_count));
+        let shared_ffn = keys.number(&["shared_expert_intermediate_size"])?.unwrap_or(one.saturating_mul(shared_count));
         let noaux = keys.text(&["topk_method"])? == Some("noaux_tc");
         let lite = keys.text(&["model_type"])? == Some("glm4_moe_lite");
         Ok(Moe {
             experts,
-            top_k: keys.need(&["num_experts_per_tok", "top_k_experts", "experts_per_token", "moe_topk"])?,
+            top_k: keys.need(&TOP_K)?,
             ffn,
             gated: self.gated()?,
             shared_ffn,

@@ -4,7 +4,10 @@ use crate::error::{Error, Result};
 use serde_json::{Map, Value};
 
 /// Sizes of tensors: none real is larger.
-pub(super) const MOST_SIZE: u64 = 1 << 28;
+const MOST_SIZE: u64 = 1 << 28;
+
+/// Inner widths: none real is larger.
+const MOST_WIDTH: u32 = 1 << 24;
 
 /// A JSON object with the place it came from; `outer` is the object it was nested in.
 #[derive(Debug, Clone, Copy)]
@@ -59,6 +62,16 @@ impl<'a> Keys<'a> {
             Ok(n) if n > 0 => Ok(Some(n)),
             _ => Err(self.refuse(key, value, &format!("a whole number from 1 to {MOST_SIZE}"))),
         }
+    }
+
+    /// As [`Self::need`], for an inner width.
+    pub(super) fn need_width(&self, keys: &[&'static str]) -> Result<u32> {
+        let width = self.need(keys)?;
+        if width <= MOST_WIDTH {
+            return Ok(width);
+        }
+        let key = self.first(keys).map_or(keys[0], |(key, _)| key);
+        Err(Error::invalid(self.origin, self.path(key), width, format!("a whole number from 1 to {MOST_WIDTH}")))
     }
 
     /// A whole number from 1 that must be there.
