@@ -479,7 +479,7 @@ impl<'a> Import<'a> {
             !a.contains("glu") && (a.starts_with("gelu") || a.contains("relu"))
         });
         let by_nature = matches!(self.family, Family::Gpt2 | Family::NemotronH);
-        Ok(!by_nature && !(plain && self.family == Family::Unknown))
+        Ok(!(by_nature || plain && self.family == Family::Unknown))
     }
 
     fn dense(&self) -> Result<DenseMlp> {
