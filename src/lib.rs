@@ -1,6 +1,8 @@
 //! meshwright: which split of this model over these GPUs?
 
 pub mod cluster;
+pub mod cost;
+pub mod estimate;
 pub mod framework;
 pub mod job;
 pub mod mesh;
