@@ -232,6 +232,9 @@ pub struct Indexer {
     pub dim: u32,
     /// Keys kept for each query.
     pub top_k: u32,
+    /// The keys an earlier layer picked are used again, so this one has no indexer weights (GLM-5.2).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub reused: bool,
 }
 
 /// Gated delta net, a linear attention with a constant state (Qwen3.5).
@@ -316,6 +319,9 @@ pub struct Moe {
     /// Biases in experts and router (gpt-oss).
     #[serde(default, skip_serializing_if = "is_false")]
     pub bias: bool,
+    /// One correction per expert that balances the load without a loss (DeepSeek-V3).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub router_bias: bool,
     /// Routing groups; a token's experts come from `top_groups` of them (1: no limit).
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub groups: u32,
@@ -500,6 +506,8 @@ pub struct Model {
 const MOST_LAYERS: u64 = 10_000;
 /// Kinds of blocks a model may have; prices are kept on the stack by kind.
 pub const MOST_KINDS: usize = 16;
+/// Parameters no block exceeds: with the most layers, sums still fit `u64`.
+const MOST_PARAMS: f64 = 1e14;
 /// Widths no real model exceeds.
 const MOST_WIDTH: u32 = 1 << 24;
 
@@ -524,6 +532,10 @@ impl Model {
         }
         for block in &spec.blocks {
             check_block(block)?;
+            if rough_params(spec.hidden, block) > MOST_PARAMS {
+                let value = format!("{:.1e} parameters", rough_params(spec.hidden, block));
+                return refuse("blocks", value, "sizes that multiply to at most 1e14 parameters a block");
+            }
         }
         let count: u64 = spec.layers.iter().map(|run| run.pattern.len() as u64 * u64::from(run.repeat)).sum();
         if count == 0 || count > MOST_LAYERS {
@@ -668,6 +680,9 @@ impl Model {
                 p.routed += e * ((matrices(moe.gated) - 1) * f + h);
                 p.router += e;
             }
+            if moe.router_bias {
+                p.router += e;
+            }
             if moe.shared_gate {
                 p.router += h;
             }
@@ -738,6 +753,33 @@ impl Model {
 #[must_use]
 pub const fn matrices(gated: bool) -> u64 {
     if gated { 3 } else { 2 }
+}
+
+/// An upper bound of a block's parameters in floating point, where absurd sizes cannot overflow.
+fn rough_params(hidden: u32, block: &Block) -> f64 {
+    let product = |factors: &[u32]| factors.iter().map(|f| f64::from(*f)).product::<f64>();
+    let h = hidden;
+    let mixer = match block.mixer {
+        Mixer::Gqa(a) => 8.0 * product(&[h, a.heads.max(a.kv_heads), a.head_dim]),
+        Mixer::Mla(a) => {
+            let wide = f64::from(a.nope) + f64::from(a.rope) + f64::from(a.v);
+            let narrow = f64::from(h) + f64::from(a.q_lora) + f64::from(a.kv_lora);
+            let indexer = a.indexer.map_or(0.0, |i| narrow * 2.0 * product(&[i.heads, i.dim]));
+            narrow * f64::from(a.heads) * wide * 2.0 + f64::from(h) * (narrow + wide) + indexer
+        }
+        Mixer::DeltaNet(a) => {
+            let width = product(&[a.key_heads, a.key_dim]) + product(&[a.value_heads, a.value_dim]);
+            4.0 * (f64::from(h) + f64::from(a.conv)) * width
+        }
+        Mixer::Mamba2(a) => {
+            let width = product(&[a.heads, a.head_dim]) + product(&[a.groups, a.state]);
+            8.0 * (f64::from(h) + f64::from(a.conv)) * width
+        }
+        Mixer::None {} => 0.0,
+    };
+    let dense = block.mlp.dense.map_or(0.0, |d| 4.0 * product(&[h, d.ffn]));
+    let moe = block.mlp.moe.map_or(0.0, |m| 5.0 * product(&[h, m.experts, m.ffn]) + 4.0 * product(&[h, m.shared_ffn]));
+    mixer + dense + moe + 2.0 * product(&[h, block.norms])
 }
 
 fn check_block(block: &Block) -> Result<(), ModelError> {
@@ -855,7 +897,7 @@ impl Mixer {
                 let q_in = if q_lora > 0 { q_lora } else { h };
                 p.attention = q_in * heads * (nope + rope) + kv_lora * heads * (nope + v) + heads * v * h;
                 p.attention_replicated = h * q_lora + h * (kv_lora + rope) + q_lora + kv_lora;
-                if let Some(i) = a.indexer {
+                if let Some(i) = a.indexer.filter(|i| !i.reused) {
                     let (n, d) = (u64::from(i.heads), u64::from(i.dim));
                     p.attention_replicated += q_in * n * d + h * d + 2 * d + h * n;
                 }
