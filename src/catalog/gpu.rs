@@ -223,13 +223,7 @@ impl GpuFile {
             }
         };
         Ok(Gpu {
-            architecture: word(
-                origin,
-                "architecture",
-                &self.architecture,
-                &Architecture::ALL,
-                Architecture::name,
-            )?,
+            architecture: word(origin, "architecture", &self.architecture, &Architecture::ALL, Architecture::name)?,
             memory: bytes(origin, "memory", &self.memory)?,
             datasheet_memory: self.datasheet_memory.map(|m| bytes(origin, "datasheet_memory", &m)).transpose()?,
             hbm: bandwidth(origin, "hbm_bandwidth", &self.hbm_bandwidth)?,
@@ -289,9 +283,10 @@ impl EfficiencyFile {
                 return Err(Error::invalid(origin, key, error, "a share from 0 to 1"));
             }
         }
-        let custom = self.custom_all_reduce.iter().map(|(ranks, fit)| {
-            collective(origin, "custom_all_reduce", *ranks, "t0", &fit.t0, &fit.bus)
-        });
+        let custom = self
+            .custom_all_reduce
+            .iter()
+            .map(|(ranks, fit)| collective(origin, "custom_all_reduce", *ranks, "t0", &fit.t0, &fit.bus));
         let mut collectives: [Vec<CollectiveFit>; 4] = Default::default();
         for (name, fits) in &self.collectives {
             let kind = word(origin, "efficiency.collectives", name, &Collective::ALL[..4], Collective::name)?;

@@ -23,8 +23,8 @@ pub fn text(path: &Path) -> Result<String> {
     if bytes.len() as u64 > MOST_BYTES {
         return Err(Error::TooLarge { path: name, limit: MOST_BYTES });
     }
-    let text = String::from_utf8(bytes)
-        .map_err(|e| Error::NotUtf8 { path: name, offset: e.utf8_error().valid_up_to() })?;
+    let text =
+        String::from_utf8(bytes).map_err(|e| Error::NotUtf8 { path: name, offset: e.utf8_error().valid_up_to() })?;
     Ok(text.strip_prefix('\u{feff}').map_or(text.clone(), str::to_owned))
 }
 

@@ -1,6 +1,6 @@
 //! Time of kernels: a roofline with fitted shares of the peak and of the memory bandwidth.
 
-use crate::cluster::{AttentionFit, Gpu, GemmKind, KernelFit};
+use crate::cluster::{AttentionFit, GemmKind, Gpu, KernelFit};
 use crate::model::WeightFormat;
 
 /// What pricing a kernel takes, looked up once per job.

@@ -168,7 +168,8 @@ pub fn state_per_request(block: &Block, mesh: &Mesh) -> f64 {
     match block.mixer {
         Mixer::DeltaNet(a) => {
             let state = f64::from(a.value_heads) * f64::from(a.key_dim) * f64::from(a.value_dim) * 4.0;
-            let width = 2.0 * f64::from(a.key_heads) * f64::from(a.key_dim) + f64::from(a.value_heads) * f64::from(a.value_dim);
+            let width =
+                2.0 * f64::from(a.key_heads) * f64::from(a.key_dim) + f64::from(a.value_heads) * f64::from(a.value_dim);
             (state + width * f64::from(a.conv) * 2.0) / t
         }
         Mixer::Mamba2(a) => {

@@ -144,9 +144,7 @@ pub fn core_flop(block: &Block, mesh: &Mesh, seq: f64) -> f64 {
             // Chunked delta rule: state update and read, about six passes over key x value per value head.
             6.0 * f64::from(a.value_heads) / t * f64::from(a.key_dim) * f64::from(a.value_dim)
         }
-        Mixer::Mamba2(a) => {
-            6.0 * f64::from(a.heads) / t * f64::from(a.head_dim) * f64::from(a.state)
-        }
+        Mixer::Mamba2(a) => 6.0 * f64::from(a.heads) / t * f64::from(a.head_dim) * f64::from(a.state),
         Mixer::None {} => 0.0,
     }
 }

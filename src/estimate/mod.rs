@@ -6,12 +6,12 @@ pub mod train;
 
 use crate::cluster::Basis;
 use crate::cost::{MemoryLedger, MemoryTerm, Term};
-use crate::framework::stage_len;
+use crate::framework::{Framework, stage_len};
 use crate::job::{Job, Workload};
 use crate::mesh::Convention;
 use crate::model::Model;
-use crate::plan::Plan;
-use crate::rules::{Rejection, Rule};
+use crate::plan::{Draft, Plan};
+use crate::rules::{self, Rejection, Resolution, Rule};
 use crate::units::Bytes;
 
 /// Memory of the GPU that needs most.
@@ -141,8 +141,7 @@ pub fn verdict(job: &Job, estimate: &Estimate) -> Vec<Rejection> {
         if memory.fits() && service.kv_tokens_per_replica < request {
             out.push(Rejection { rule: Rule::KvCapacity, need: request, have: service.kv_tokens_per_replica });
         }
-        for (rule, target, got) in
-            [(Rule::Ttft, serve.ttft, service.ttft_s), (Rule::Tpot, serve.tpot, service.tpot_s)]
+        for (rule, target, got) in [(Rule::Ttft, serve.ttft, service.ttft_s), (Rule::Tpot, serve.tpot, service.tpot_s)]
         {
             if let Some(target) = target
                 && got > target.get()
@@ -152,6 +151,26 @@ pub fn verdict(job: &Job, estimate: &Estimate) -> Vec<Rejection> {
         }
     }
     out
+}
+
+/// A written plan, judged: by the rules, and by what it costs when its grids exist.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Assessment {
+    /// What the rules made of it; the rules of memory and targets are added to its rejections.
+    pub resolution: Resolution,
+    /// What it costs, when there is a mesh; priced even if some rule refuses it.
+    pub estimate: Option<Estimate>,
+}
+
+/// Judges a written plan against every rule, and prices it where it can be.
+#[must_use]
+pub fn assess(job: &Job, framework: Option<Framework>, draft: &Draft) -> Assessment {
+    let mut resolution = rules::judge(job, framework, draft);
+    let estimate = resolution.plan.map(|plan| estimate(job, draft.convention, &plan));
+    if let Some(estimate) = &estimate {
+        resolution.rejections.extend(verdict(job, estimate));
+    }
+    Assessment { resolution, estimate }
 }
 
 /// The refusal of a plan that does not fit.
@@ -202,11 +221,6 @@ impl StageSpan {
                 model.count(kind, from, (from + self.len).min(layers))
             })
             .sum()
-    }
-
-    /// Layers of the stage.
-    pub(crate) const fn layers(&self) -> u32 {
-        self.len * self.chunks
     }
 }
 

@@ -186,9 +186,10 @@ fn stage_fixed(job: &Job, serve: &Serve, convention: Convention, plan: &Plan, st
     for (kind, block) in model.blocks().iter().enumerate() {
         let count = f64::from(span.count(model, kind));
         let kv = block.mixer.gqa().map(|a| a.kv_heads);
-        let extra = block.mlp.moe.map_or(1.0, |m| {
-            (f64::from(m.experts) + f64::from(plan.knobs.redundant_experts)) / f64::from(m.experts)
-        });
+        let extra = block
+            .mlp
+            .moe
+            .map_or(1.0, |m| (f64::from(m.experts) + f64::from(plan.knobs.redundant_experts)) / f64::from(m.experts));
         let one = mem::serve_block_bytes(&model.block_params(block), kv, mesh, serve.quant, extra);
         ledger.add(MemoryTerm::Weights, count * one);
     }
@@ -457,9 +458,8 @@ impl<'a> Pricing<'a> {
         let (mut sum, mut slowest) = (0.0, 0.0_f64);
         for stage in 0..mesh.pp() {
             let span = StageSpan::of(self.convention, model, self.plan, stage);
-            let mut seconds: f64 = (0..model.blocks().len())
-                .map(|kind| kinds[kind] * f64::from(span.count(model, kind)))
-                .sum();
+            let mut seconds: f64 =
+                (0..model.blocks().len()).map(|kind| kinds[kind] * f64::from(span.count(model, kind))).sum();
             if stage + 1 == mesh.pp() {
                 seconds += head;
             }

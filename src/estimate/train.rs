@@ -419,11 +419,7 @@ pub fn step(job: &Job, train: &Train, convention: Convention, plan: &Plan) -> St
     let head_gemm = pricing.plain.gemm(t, vocab, h, 1.0, 2.0) / SUSTAINED;
     // Softmax and its gradient pass over the logits twice in fp32.
     let head = 3.0 * head_gemm + compute::elementwise(gpu, 12.0 * t * vocab);
-    let hop = if mesh.pp() > 1 {
-        pricing.collective(groups.pp, Collective::SendRecv, 2.0 * t * h / r)
-    } else {
-        0.0
-    };
+    let hop = if mesh.pp() > 1 { pricing.collective(groups.pp, Collective::SendRecv, 2.0 * t * h / r) } else { 0.0 };
     // Interleaving overlaps its hops; a plain pipeline waits for one each way.
     let hops = if mesh.pp() == 1 {
         0.0
@@ -499,8 +495,7 @@ fn data_parallel(pricing: &Pricing<'_>, params: mem::RankParams, time: &LayerTim
     match knobs.zero {
         0 => shown(total(Collective::AllReduce, grad), backward),
         1 | 2 => {
-            shown(total(Collective::ReduceScatter, grad), backward)
-                + shown(total(Collective::AllGather, 2.0), forward)
+            shown(total(Collective::ReduceScatter, grad), backward) + shown(total(Collective::AllGather, 2.0), forward)
         }
         _ => {
             let each = shown(total(Collective::AllGather, 2.0), forward)

@@ -365,8 +365,7 @@ impl<'a> Import<'a> {
         // Gemma 4's global layers have heads, widths and values of their own.
         let global = family == Family::Gemma4 && window.is_none();
         let common = keys.size(&["num_key_value_heads", "num_kv_heads", "n_head_kv"])?.unwrap_or(heads);
-        let kv_heads =
-            if global { keys.size(&["num_global_key_value_heads"])?.unwrap_or(common) } else { common };
+        let kv_heads = if global { keys.size(&["num_global_key_value_heads"])?.unwrap_or(common) } else { common };
         let head_dim = keys.size(&["head_dim", "attention_head_dim"])?.unwrap_or(self.hidden / heads);
         let head_dim = if global { keys.size(&["global_head_dim"])?.unwrap_or(head_dim) } else { head_dim };
         let biased = keys.flag("attention_bias")?;
@@ -471,7 +470,7 @@ impl<'a> Import<'a> {
             !a.contains("glu") && (a.starts_with("gelu") || a.contains("relu"))
         });
         let by_nature = matches!(self.family, Family::Gpt2 | Family::NemotronH);
-        Ok(!by_nature && !(plain && self.family == Family::Unknown))
+        Ok(!(by_nature || plain && self.family == Family::Unknown))
     }
 
     fn dense(&self) -> Result<DenseMlp> {
@@ -526,8 +525,7 @@ impl<'a> Import<'a> {
         let shared_count = keys.number(&["n_shared_experts", "num_shared_experts"])?.unwrap_or(by_nature);
         // Nemotron's width is of one shared expert, Qwen's of all.
         let one = keys.number(&["moe_shared_expert_intermediate_size"])?.unwrap_or(ffn);
-        let shared_ffn =
-            keys.number(&["shared_expert_intermediate_size"])?.unwrap_or(one.saturating_mul(shared_count));
+        let shared_ffn = keys.number(&["shared_expert_intermediate_size"])?.unwrap_or(one.saturating_mul(shared_count));
         let noaux = keys.text(&["topk_method"])? == Some("noaux_tc");
         let lite = keys.text(&["model_type"])? == Some("glm4_moe_lite");
         Ok(Moe {

@@ -107,7 +107,8 @@ const fn integer(bits: u32) -> Option<WeightFormat> {
 /// The format of the first group of a compressed-tensors config.
 fn group_format(keys: &Keys<'_>) -> Result<Option<WeightFormat>> {
     let Some(groups) = keys.object("config_groups")? else { return Ok(None) };
-    let Some((name, weights)) = groups.iter().find_map(|(name, group)| Some((name, group.get("weights")?.as_object()?)))
+    let Some((name, weights)) =
+        groups.iter().find_map(|(name, group)| Some((name, group.get("weights")?.as_object()?)))
     else {
         return Ok(None);
     };
