@@ -210,45 +210,47 @@ pub fn group(convention: Convention, mesh: &Mesh, replicas: Replicas, kind: Grou
     }
 }
 
-/// The layers of each pipeline stage: first layer and number, as the convention's framework splits them.
-///
-/// Megatron takes explicit first and last stages or an even split; torchtitan and TensorRT-LLM give the first stages the
-/// extra layers, vLLM those before the last, SGLang the last ones. Without a framework the middle stages get the extras, as the
-/// ends hold embedding and head. Interleaved chunks are counted with their stage.
+/// The layers of every pipeline stage; see [`stage_len`].
 #[must_use]
 pub fn stage_layers(convention: Convention, layers: u32, pp: u32, first: u32, last: u32) -> Vec<u32> {
-    let pp_len = pp.max(1) as usize;
+    (0..pp.max(1)).map(|stage| stage_len(convention, layers, pp, (first, last), stage)).collect()
+}
+
+/// The layers of one pipeline stage, as the convention's framework splits them.
+///
+/// Megatron takes explicit first and last stages (`ends`, zero when not set) or an even split; torchtitan and TensorRT-LLM give
+/// the first stages the extra layers, vLLM those before the last, SGLang the last ones. Without a framework the middle stages
+/// get the extras, as the ends hold embedding and head.
+/// Source: Megatron-Core `transformer_block.py`, torchtitan `pipeline_parallel.py`, vLLM and SGLang `distributed/utils.py`.
+#[must_use]
+pub fn stage_len(convention: Convention, layers: u32, pp: u32, ends: (u32, u32), stage: u32) -> u32 {
+    let pp = pp.max(1);
+    let (first, last) = ends;
     let set = u32::from(first > 0) + u32::from(last > 0);
     if pp > 1 && set > 0 && first + last <= layers {
+        if first > 0 && stage == 0 {
+            return first;
+        }
+        if last > 0 && stage + 1 == pp {
+            return last;
+        }
         let middle = pp - set;
         let rest = layers - first - last;
-        let mut out: Vec<u32> = Vec::with_capacity(pp_len);
-        let (each, extra) = if middle == 0 { (0, 0) } else { (rest / middle, rest % middle) };
-        for i in 0..middle {
-            out.push(each + u32::from(i < extra));
-        }
-        if first > 0 {
-            out.insert(0, first);
-        }
-        if last > 0 {
-            out.push(last);
-        }
-        return out;
+        let at = stage - u32::from(first > 0);
+        return rest / middle + u32::from(at < rest % middle);
     }
-    let (each, extra) = (layers / pp.max(1), (layers % pp.max(1)) as usize);
-    let takes = |i: usize| -> bool {
-        match convention {
-            Convention::Torchtitan | Convention::Trtllm | Convention::Deepspeed => i < extra,
-            Convention::Sglang => i >= pp_len - extra,
-            // The last stage is spared, then the extras go to the ones before it.
-            Convention::Vllm => i + 1 < pp_len && i + 1 + extra >= pp_len,
-            Convention::Product | Convention::Megatron | Convention::Bridge => {
-                let from = (pp_len - extra).div_ceil(2);
-                i >= from && i < from + extra
-            }
+    let (each, extra) = (layers / pp, layers % pp);
+    let takes = match convention {
+        Convention::Torchtitan | Convention::Trtllm | Convention::Deepspeed => stage < extra,
+        Convention::Sglang => stage >= pp - extra,
+        // The last stage is spared, then the extras go to the ones before it.
+        Convention::Vllm => stage + 1 < pp && stage + 1 + extra >= pp,
+        Convention::Product | Convention::Megatron | Convention::Bridge => {
+            let from = (pp - extra).div_ceil(2);
+            stage >= from && stage < from + extra
         }
     };
-    (0..pp_len).map(|i| each + u32::from(takes(i))).collect()
+    each + u32::from(takes)
 }
 
 #[cfg(test)]

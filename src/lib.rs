@@ -2,12 +2,19 @@
 
 pub mod catalog;
 pub mod cluster;
+pub mod cost;
 pub mod error;
+pub mod estimate;
+pub mod explain;
+pub mod export;
 pub mod framework;
 pub mod import;
 pub mod job;
 pub mod mesh;
 pub mod model;
 pub mod plan;
+pub mod rank;
 pub mod rules;
+pub mod search;
+pub mod space;
 pub mod units;

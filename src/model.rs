@@ -504,6 +504,8 @@ pub struct Model {
 
 /// Layers no real model exceeds; keeps a mistyped count from allocating the machine's memory.
 const MOST_LAYERS: u64 = 10_000;
+/// Kinds of blocks a model may have; prices are kept on the stack by kind.
+pub const MOST_KINDS: usize = 16;
 /// Parameters no block exceeds: with the most layers, sums still fit `u64`.
 const MOST_PARAMS: f64 = 1e14;
 /// Widths no real model exceeds.
@@ -525,8 +527,8 @@ impl Model {
         if spec.mtp > 16 {
             return refuse("mtp", spec.mtp.to_string(), "0 to 16 prediction layers");
         }
-        if spec.blocks.is_empty() || spec.blocks.len() > 64 {
-            return refuse("blocks", spec.blocks.len().to_string(), "1 to 64 kinds of blocks");
+        if spec.blocks.is_empty() || spec.blocks.len() > MOST_KINDS {
+            return refuse("blocks", spec.blocks.len().to_string(), "1 to 16 kinds of blocks");
         }
         for block in &spec.blocks {
             check_block(block)?;
@@ -546,7 +548,7 @@ impl Model {
                     if index >= spec.blocks.len() {
                         return refuse("layers", index.to_string(), "the number of a block");
                     }
-                    order.push(u8::try_from(index).expect("at most 64 blocks"));
+                    order.push(u8::try_from(index).expect("at most 16 kinds"));
                 }
             }
         }

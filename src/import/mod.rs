@@ -3,5 +3,6 @@
 pub mod hf;
 #[cfg(test)]
 mod hf_tests;
+pub mod job;
 mod keys;
 mod quant;

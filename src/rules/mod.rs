@@ -4,22 +4,33 @@
 //! product does not come out; [`check_mesh`] looks at degrees against the model and the cluster; [`check_plan`] looks at knobs
 //! (batch, interleaving, stages) on top. Memory is a rule too, but `estimate` is the one who can tell.
 
+mod case;
 mod deepspeed;
 mod grid;
+mod knobs;
 mod megatron;
 mod sglang;
 mod shape;
+mod sources;
+#[cfg(test)]
+mod tests;
 mod torchtitan;
 mod trtllm;
 mod vllm;
+mod warnings;
 
-pub use grid::resolve;
+pub use grid::{Resolution, resolve};
+pub use sources::Source;
+pub use warnings::{Warning, warnings};
+
+use case::{Case, Flow};
 
 use crate::framework::Framework;
 use crate::job::Job;
 use crate::mesh::{Mesh, divisors};
-use crate::plan::Plan;
+use crate::plan::{Draft, Plan};
 use std::fmt;
+use std::ops::ControlFlow;
 
 macro_rules! rules {
     ($($(#[$doc:meta])* $name:ident $id:literal $kind:ident $what:literal $by:literal;)*) => {
@@ -104,6 +115,8 @@ rules! {
     Heads "heads" Divides "the {have} attention heads are not a multiple of TP = {need}" "tp";
     /// TP neither divides the KV heads nor is a multiple of them.
     KvHeads "kv-heads" DividesOrMultiple "the {have} KV heads neither divide nor are a multiple of TP = {need}" "tp";
+    /// TP does not divide the KV heads of a framework that does not replicate them.
+    KvHeadsWhole "kv-heads-whole" Divides "the {have} KV heads are not a multiple of TP = {need}, and are not replicated here" "tp";
     /// TP does not divide the heads of linear-attention layers.
     LinearHeads "linear-heads" Divides "the {have} heads of the linear layers are not a multiple of TP = {need}" "tp";
     /// TP does not divide the dense FFN.
@@ -112,6 +125,10 @@ rules! {
     SharedFfn "shared-ffn" Divides "the shared experts' width {have} is not a multiple of TP = {need}" "tp";
     /// ETP does not divide the expert FFN.
     ExpertFfn "expert-ffn" Divides "the expert FFN width {have} is not a multiple of expert TP = {need}" "etp";
+    /// Experts with biases.
+    ExpertBias "expert-bias" Holds "experts with biases are not cut, and expert TP is {need}" "etp";
+    /// More cuts of an expert than experts.
+    ExpertTpExperts "expert-tp-experts" AtMost "expert TP = {need} exceeds the {have} experts" "ep";
     /// A dense shard is not a whole number of quantisation blocks.
     QuantBlock "quant-block" Divides "a dense shard of width {have} is not a multiple of the quantisation block of {need}" "tp";
     /// An expert shard is not a whole number of quantisation blocks.
@@ -124,8 +141,12 @@ rules! {
     Layers "layers" Divides "the {have} layers are not a multiple of the {need} stages or chunks" "pp, vpp, or first_stage_layers and last_stage_layers";
     /// Stage sizes do not add up to the model.
     StageSizes "stage-sizes" Equals "the stages hold {need} layers, and the model has {have}" "first_stage_layers and last_stage_layers";
+    /// Explicit stages that interleaving cannot cut into chunks.
+    StageChunks "stage-chunks" Divides "a stage of {have} layers does not make {need} equal chunks" "vpp";
     /// Interleaving without a pipeline.
     Interleave "interleave" Holds "vpp {need} needs a pipeline, and pp is {have}" "vpp";
+    /// No interleaved schedule.
+    NoInterleaving "no-interleaving" AtMost "there is no interleaved schedule here, and vpp is {need}" "vpp";
     /// The batch does not split over the data-parallel ranks.
     Batch "batch" Divides "the global batch of {have} sequences is not a multiple of micro-batch times DP = {need}" "micro_batch or dp";
     /// Interleaving asks for a multiple of PP micro-batches.
@@ -136,6 +157,8 @@ rules! {
     SequenceCp "sequence-cp" Divides "the sequence of {have} tokens is not a multiple of 2*CP = {need}" "cp";
     /// The sequence does not split for sequence parallelism.
     SequenceTp "sequence-tp" Divides "the {have} tokens of a CP rank are not a multiple of TP = {need}, as sequence parallelism asks" "tp";
+    /// The tokens of a micro-batch do not split for both.
+    Tokens "tokens" Divides "the {have} tokens of a micro-batch are not a multiple of TP times 2*CP = {need}" "tp or cp";
     /// MoE with TP needs sequence parallelism.
     MoeSequenceParallel "moe-sequence-parallel" Holds "experts with TP = {need} need sequence parallelism" "sequence_parallel";
     /// Hidden size and heads.
@@ -146,24 +169,34 @@ rules! {
     Zero "zero" Holds "ZeRO-{need} does not go with a pipeline of {have} stages here" "zero";
     /// EP overlap needs experts spread, and interleaving with a pipeline.
     EpOverlap "ep-overlap" Holds "EP overlap needs EP > 1, and vpp > 1 when pp > 1 (ep {need}, pp {have})" "ep_overlap";
+    /// TP overlap without sequence parallelism.
+    TpOverlap "tp-overlap" Holds "TP overlap needs sequence parallelism over TP > 1, and TP is {need}" "tp_overlap";
     /// Context parallelism that does not go with the rest.
     ContextParallel "context-parallel" Divides "context parallel degree {need} does not go with {have}" "cp";
     /// Decode context parallelism.
     DecodeContext "decode-context" Divides "decode context parallelism of {need} does not divide {have}" "dcp";
+    /// Decode context parallelism beyond the copies of a KV head.
+    DecodeContextKv "decode-context-kv" AtMost "decode context parallelism of {need} exceeds the {have} copies that TP makes of a KV head" "dcp";
     /// The load balancer's experts.
     Balancer "balancer" Divides "the {have} experts with redundant ones are not a multiple of EP = {need}" "redundant_experts";
     /// Load balancer without expert parallelism.
     BalancerEp "balancer-ep" Holds "the expert load balancer needs expert parallelism over more than one rank" "eplb";
+    /// Redundant experts without a balancer.
+    RedundantExperts "redundant-experts" Holds "{need} redundant experts need the expert load balancer" "eplb";
     /// The attention DP does not divide TP.
     AttentionDp "attention-dp" Divides "the TP size {have} is not a multiple of attention DP = {need}" "attn_dp";
     /// MoE DP.
     MoeDp "moe-dp" Divides "the TP size {have} is not a multiple of EP times MoE DP = {need}" "moe_dp";
+    /// MoE DP beside a pipeline.
+    MoeDpPipeline "moe-dp-pipeline" Holds "MoE DP of {have} does not go with a pipeline of {need} stages" "pp";
     /// Ranks do not spread evenly over nodes.
     Nodes "nodes" Divides "{have} ranks or nodes do not spread over {need} evenly" "tp, pp or dp";
+    /// Data-parallel ranks that take parts of several nodes.
+    DataNodes "data-nodes" Divides "{have} nodes do not spread over {need} groups of data-parallel ranks evenly" "tp, pp or dp";
     /// Replicas in one launch over several nodes.
     ReplicaNodes "replica-nodes" Holds "{need} replicas cannot be launched together over {have} nodes" "dp";
-    /// Data parallelism a dense model cannot have inside one engine.
-    DenseDp "dense-dp" Holds "a dense model has no data parallel ranks inside an engine of {have} nodes" "dp";
+    /// Replicas beside attention DP.
+    ReplicaAttentionDp "replica-attention-dp" Holds "{need} replicas cannot be launched together with attention DP of {have}" "dp";
     /// Data parallelism that does not suit the framework.
     DataParallel "data-parallel" Divides "{have} ranks are not a multiple of the replicated data parallel degree {need}" "dp_replicate";
     /// Tied embeddings on different stages.
@@ -285,11 +318,11 @@ impl Sink for Option<Rejection> {
     }
 }
 
-/// Stops at the first refusal when the sink wants no more.
+/// Leaves the check when the sink wants no more.
 macro_rules! ask {
     ($out:expr, $holds:expr, $rule:ident, $have:expr, $need:expr) => {
         if !($holds) && !$out.refuse($crate::rules::Rejection::new($crate::rules::Rule::$rule, $have, $need)) {
-            return;
+            return std::ops::ControlFlow::Break(());
         }
     };
 }
@@ -298,28 +331,47 @@ pub(crate) use ask;
 /// The rules on degrees: the model's shape, the number format, and what the framework's own code asks.
 ///
 /// Takes the whole plan because some frameworks' rules on degrees read a knob (balancer, decode CP); nothing that a search
-/// varies inside one mesh is looked at.
+/// varies inside one mesh is looked at. Allocates nothing unless the sink does.
 pub fn check_mesh(job: &Job, framework: Option<Framework>, plan: &Plan, out: &mut impl Sink) {
-    shape::check(job, framework, &plan.mesh, out);
-    match framework {
-        None => {}
-        Some(Framework::Megatron | Framework::Bridge) => megatron::check_mesh(job, plan, out),
-        Some(Framework::Torchtitan) => torchtitan::check_mesh(job, plan, out),
-        Some(Framework::Deepspeed) => deepspeed::check_mesh(job, plan, out),
-        Some(Framework::Vllm) => vllm::check_mesh(job, plan, out),
-        Some(Framework::Sglang) => sglang::check_mesh(job, plan, out),
-        Some(Framework::Trtllm) => trtllm::check_mesh(job, plan, out),
-    }
+    let _stopped = mesh_rules(framework, &Case::of(job, plan), out);
 }
 
 /// The rules on knobs: batch, micro-batches, interleaving, stages.
 pub fn check_plan(job: &Job, framework: Option<Framework>, plan: &Plan, out: &mut impl Sink) {
-    shape::check_knobs(job, framework, plan, out);
+    let _stopped = knob_rules(framework, &Case::of(job, plan), out);
+}
+
+/// What a framework's launch lets through and its model's constructors refuse: not part of the verdict, but a search
+/// proposes no such plan. [`warnings`] tells of it.
+pub fn check_build(job: &Job, framework: Option<Framework>, plan: &Plan, out: &mut impl Sink) {
+    if framework == Some(Framework::Sglang) {
+        let _stopped = sglang::check_build(&Case::of(job, plan), out);
+    }
+}
+
+fn mesh_rules(framework: Option<Framework>, c: &Case<'_>, out: &mut impl Sink) -> Flow {
     match framework {
-        None | Some(Framework::Vllm | Framework::Sglang | Framework::Trtllm) => {}
-        Some(Framework::Megatron | Framework::Bridge) => megatron::check_knobs(job, plan, out),
-        Some(Framework::Torchtitan) => torchtitan::check_knobs(job, plan, out),
-        Some(Framework::Deepspeed) => deepspeed::check_knobs(job, plan, out),
+        None => shape::generic(c, out),
+        Some(Framework::Megatron | Framework::Bridge) => megatron::check_mesh(c, out),
+        Some(Framework::Torchtitan) => torchtitan::check_mesh(c, out),
+        Some(Framework::Deepspeed) => deepspeed::check_mesh(c, out),
+        Some(Framework::Vllm) => vllm::check_mesh(c, out),
+        Some(Framework::Sglang) => sglang::check_mesh(c, out),
+        Some(Framework::Trtllm) => trtllm::check_mesh(c, out),
+    }
+}
+
+fn knob_rules(framework: Option<Framework>, c: &Case<'_>, out: &mut impl Sink) -> Flow {
+    match framework {
+        None => knobs::generic(c, out),
+        Some(Framework::Megatron | Framework::Bridge) => megatron::check_knobs(c, out),
+        Some(Framework::Torchtitan) => torchtitan::check_knobs(c, out),
+        Some(Framework::Deepspeed) => deepspeed::check_knobs(c, out),
+        Some(Framework::Vllm | Framework::Sglang | Framework::Trtllm) => {
+            ask!(out, c.knobs.vpp <= 1, NoInterleaving, 1_u64, c.knobs.vpp);
+            knobs::stage_sizes(c, out)?;
+            ControlFlow::Continue(())
+        }
     }
 }
 
@@ -330,6 +382,21 @@ pub fn broken(job: &Job, framework: Option<Framework>, plan: &Plan) -> Vec<Rejec
     check_mesh(job, framework, plan, &mut out);
     check_plan(job, framework, plan, &mut out);
     out
+}
+
+/// The whole verdict on a draft, memory aside: its grids, and every rule it breaks, also those that can be told while the grids
+/// do not exist. Without a framework the rules are those of the shapes, on the grids of the draft's convention.
+#[must_use]
+pub fn judge(job: &Job, framework: Option<Framework>, draft: &Draft) -> Resolution {
+    let grid::Read { mut resolution, degrees, knobs } = grid::read(job, draft);
+    // A grid that does not come out has a batch and a stage of its own making: only what was written is looked at.
+    let case = match &resolution.plan {
+        Some(plan) if resolution.rejections.is_empty() => Case::of(job, plan),
+        Some(_) | None => Case::new(job, &knobs, degrees),
+    };
+    let _all = mesh_rules(framework, &case, &mut resolution.rejections);
+    let _all = knob_rules(framework, &case, &mut resolution.rejections);
+    resolution
 }
 
 /// The micro-batches of a data-parallel rank, when the batch splits.

@@ -1,145 +1,166 @@
-//! Rules that follow from the model's shape, whatever the framework.
+//! Rules that follow from the model's shape. Each is a function of its own: a framework's module calls those it has.
 
-use super::{Rejection, Rule, Sink, ask};
-use crate::framework::Framework;
-use crate::job::{Job, Workload};
-use crate::mesh::Mesh;
+use super::case::{Case, Flow};
+use super::{Sink, ask};
+use crate::cluster::Dtype;
+use crate::job::Workload;
 use crate::model::{Mixer, WeightFormat};
-use crate::plan::Plan;
+use std::ops::ControlFlow;
 
-/// Degrees against shapes.
-pub(super) fn check(job: &Job, framework: Option<Framework>, mesh: &Mesh, out: &mut impl Sink) {
-    let model = &job.model;
-    let tp = u64::from(mesh.tp());
-    match model.moe() {
-        None => ask!(out, mesh.ep() == 1, NoExperts, 1_u64, mesh.ep()),
-        Some(moe) => {
-            // vLLM without a balancer lets the first ranks hold one expert more.
-            let uneven = framework == Some(Framework::Vllm);
-            ask!(out, uneven || moe.experts.is_multiple_of(mesh.ep()), Experts, moe.experts, mesh.ep());
-            let etp = mesh.etp();
-            ask!(out, moe.ffn.is_multiple_of(etp), ExpertFfn, moe.ffn, etp);
-            if moe.shared_ffn > 0 {
-                ask!(out, u64::from(moe.shared_ffn).is_multiple_of(tp), SharedFfn, moe.shared_ffn, tp);
-            }
+/// What a plan needs whatever runs it, with KV heads replicated beyond their number as most frameworks do.
+pub(super) fn generic(c: &Case<'_>, out: &mut impl Sink) -> Flow {
+    no_experts(c, out)?;
+    experts(c, out)?;
+    expert_ffn(c, out)?;
+    shared_ffn(c, c.tp, out)?;
+    heads(c, out)?;
+    kv_heads(c, out)?;
+    linear_heads(c, c.tp, out)?;
+    ffn(c, out)?;
+    stages(c, out)?;
+    format(c, out)?;
+    quant_blocks(c, c.tp, out)
+}
+
+/// EP spreads experts, so a dense model has none to spread.
+pub(super) fn no_experts(c: &Case<'_>, out: &mut impl Sink) -> Flow {
+    ask!(out, c.ep == 1 || c.job.model.moe().is_some(), NoExperts, 1_u64, c.ep);
+    ControlFlow::Continue(())
+}
+
+/// Every EP rank holds the same number of experts.
+pub(super) fn experts(c: &Case<'_>, out: &mut impl Sink) -> Flow {
+    if let Some(moe) = c.job.model.moe() {
+        ask!(out, u64::from(moe.experts).is_multiple_of(c.ep), Experts, moe.experts, c.ep);
+    }
+    ControlFlow::Continue(())
+}
+
+/// Experts are cut by expert TP.
+pub(super) fn expert_ffn(c: &Case<'_>, out: &mut impl Sink) -> Flow {
+    if let Some(moe) = c.job.model.moe() {
+        ask!(out, u64::from(moe.ffn).is_multiple_of(c.etp), ExpertFfn, moe.ffn, c.etp);
+    }
+    ControlFlow::Continue(())
+}
+
+/// Shared experts are cut like a dense MLP.
+pub(super) fn shared_ffn(c: &Case<'_>, tp: u64, out: &mut impl Sink) -> Flow {
+    if let Some(moe) = c.job.model.moe() {
+        ask!(out, u64::from(moe.shared_ffn).is_multiple_of(tp), SharedFfn, moe.shared_ffn, tp);
+    }
+    ControlFlow::Continue(())
+}
+
+/// Query heads of softmax and latent attention are dealt out whole.
+pub(super) fn heads(c: &Case<'_>, out: &mut impl Sink) -> Flow {
+    for block in c.job.model.blocks() {
+        let heads = match &block.mixer {
+            Mixer::Gqa(a) => a.heads,
+            Mixer::Mla(a) => a.heads,
+            Mixer::DeltaNet(_) | Mixer::Mamba2(_) | Mixer::None {} => continue,
+        };
+        ask!(out, u64::from(heads).is_multiple_of(c.tp), Heads, heads, c.tp);
+    }
+    ControlFlow::Continue(())
+}
+
+/// KV heads are dealt out whole, or each is copied to as many ranks as TP has for it.
+pub(super) fn kv_heads(c: &Case<'_>, out: &mut impl Sink) -> Flow {
+    for block in c.job.model.blocks() {
+        if let Some(a) = block.mixer.gqa() {
+            let kv = u64::from(a.kv_heads);
+            ask!(out, kv.is_multiple_of(c.tp) || c.tp.is_multiple_of(kv), KvHeads, kv, c.tp);
         }
     }
-    for block in model.blocks() {
+    ControlFlow::Continue(())
+}
+
+/// Heads of linear attention and state-space layers.
+pub(super) fn linear_heads(c: &Case<'_>, ranks: u64, out: &mut impl Sink) -> Flow {
+    for block in c.job.model.blocks() {
         match &block.mixer {
-            Mixer::Gqa(a) => {
-                // DeepSpeed's AutoTP shards unevenly and only warns.
-                if framework != Some(Framework::Deepspeed) {
-                    ask!(out, u64::from(a.heads).is_multiple_of(tp), Heads, a.heads, tp);
-                    let kv = u64::from(a.kv_heads);
-                    let fits = kv.is_multiple_of(tp) || tp.is_multiple_of(kv);
-                    // TensorRT-LLM rounds the KV heads of a rank up.
-                    let rounds = framework == Some(Framework::Trtllm);
-                    ask!(out, rounds || fits, KvHeads, kv, tp);
-                }
-            }
-            Mixer::Mla(a) => ask!(out, u64::from(a.heads).is_multiple_of(tp), Heads, a.heads, tp),
             Mixer::DeltaNet(a) => {
-                ask!(out, u64::from(a.value_heads).is_multiple_of(tp), LinearHeads, a.value_heads, tp);
-                ask!(out, u64::from(a.key_heads).is_multiple_of(tp), LinearHeads, a.key_heads, tp);
+                ask!(out, u64::from(a.value_heads).is_multiple_of(ranks), LinearHeads, a.value_heads, ranks);
+                ask!(out, u64::from(a.key_heads).is_multiple_of(ranks), LinearHeads, a.key_heads, ranks);
             }
-            Mixer::Mamba2(a) => ask!(out, u64::from(a.heads).is_multiple_of(tp), LinearHeads, a.heads, tp),
-            Mixer::None {} => {}
+            Mixer::Mamba2(a) => ask!(out, u64::from(a.heads).is_multiple_of(ranks), LinearHeads, a.heads, ranks),
+            Mixer::Gqa(_) | Mixer::Mla(_) | Mixer::None {} => {}
         }
+    }
+    ControlFlow::Continue(())
+}
+
+/// Dense MLPs are cut by TP. A model whose every block has experts builds none, whatever width its file states.
+pub(super) fn ffn(c: &Case<'_>, out: &mut impl Sink) -> Flow {
+    for block in c.job.model.blocks() {
         if let Some(dense) = &block.mlp.dense {
-            ask!(out, u64::from(dense.ffn).is_multiple_of(tp), Ffn, dense.ffn, tp);
+            ask!(out, u64::from(dense.ffn).is_multiple_of(c.tp), Ffn, dense.ffn, c.tp);
         }
     }
-    check_format(job, mesh, out);
-    // No framework splits fewer layers than stages.
-    ask!(out, mesh.pp() <= model.layers(), Stages, model.layers(), mesh.pp());
+    ControlFlow::Continue(())
 }
 
-/// Quantisation blocks and what the hardware computes in.
-fn check_format(job: &Job, mesh: &Mesh, out: &mut impl Sink) {
-    let gpu = &job.cluster.gpu;
-    match &job.workload {
-        Workload::Train(train) => {
-            ask!(out, gpu.peak(train.precision.needs()).is_some(), Format, 0_u64, 1_u64);
-        }
+/// A stage has at least a layer.
+pub(super) fn stages(c: &Case<'_>, out: &mut impl Sink) -> Flow {
+    ask!(out, c.pp <= c.layers(), Stages, c.layers(), c.pp);
+    ControlFlow::Continue(())
+}
+
+/// What the hardware computes in. Weight-only 4 bits run anywhere by way of 16-bit GEMMs.
+pub(super) fn format(c: &Case<'_>, out: &mut impl Sink) -> Flow {
+    let gpu = &c.job.cluster.gpu;
+    let (has, bits) = match &c.job.workload {
+        Workload::Train(train) => (gpu.peak(train.precision.needs()).is_some(), 1_u64),
         Workload::Serve(serve) => {
-            let tp = u64::from(mesh.tp());
-            let etp = u64::from(mesh.etp());
-            let quant = serve.quant;
-            let dense_block = quant.dense().block().filter(|_| mesh.tp() > 1);
-            let expert_block = quant.experts().block().filter(|_| mesh.etp() > 1);
-            for block in job.model.blocks() {
-                if let (Some(width), Some(dense)) = (dense_block, &block.mlp.dense) {
-                    let shard = u64::from(dense.ffn) / tp;
-                    ask!(out, shard.is_multiple_of(width), QuantBlock, shard, width);
-                }
-                if let (Some(width), Some(moe)) = (dense_block, &block.mlp.moe) {
-                    let shard = u64::from(moe.shared_ffn) / tp;
-                    ask!(out, shard.is_multiple_of(width), QuantBlock, shard, width);
-                }
-                if let (Some(width), Some(moe)) = (expert_block, &block.mlp.moe) {
-                    let shard = u64::from(moe.ffn) / etp;
-                    ask!(out, shard.is_multiple_of(width), ExpertQuantBlock, shard, width);
-                }
-            }
-            // 8-bit floats need tensor cores for them; weight-only 4-bit runs anywhere by way of 16-bit GEMMs.
-            let needs_fp8 = matches!(quant.format, WeightFormat::Fp8 | WeightFormat::Fp8Block);
-            let has_fp8 = gpu.peak(crate::cluster::Dtype::Fp8).is_some();
-            ask!(out, !needs_fp8 || has_fp8, Format, 0_u64, 8_u64);
+            let fp8 = matches!(serve.quant.format, WeightFormat::Fp8 | WeightFormat::Fp8Block);
+            (!fp8 || gpu.peak(Dtype::Fp8).is_some(), 8)
         }
-    }
+    };
+    ask!(out, has, Format, 0_u64, bits);
+    ControlFlow::Continue(())
 }
 
-/// Knobs against the batch, the layers and the sequence, as every framework has it.
-pub(super) fn check_knobs(job: &Job, framework: Option<Framework>, plan: &Plan, out: &mut impl Sink) {
-    let mesh = &plan.mesh;
-    let knobs = &plan.knobs;
-    let layers = job.model.layers();
-    ask!(out, knobs.vpp == 1 || mesh.pp() > 1, Interleave, mesh.pp(), knobs.vpp);
-    ask!(out, mesh.pp().saturating_mul(knobs.vpp) <= layers, Stages, layers, mesh.pp().saturating_mul(knobs.vpp));
-    if let Workload::Train(train) = &job.workload {
-        let step = u64::from(knobs.micro_batch) * u64::from(mesh.dp_attention());
-        let micro_batches = u64::from(train.global_batch) / step.max(1);
-        let splits = u64::from(train.global_batch).is_multiple_of(step) && micro_batches > 0;
-        ask!(out, splits, Batch, train.global_batch, step);
-        // torchtitan's own schedules, sequences and stages have rules of their own.
-        if framework == Some(Framework::Torchtitan) {
-            return;
+/// Shards of quantised matrices are whole blocks: a scale has one owner. Uncut matrices may end in part of a block.
+///
+/// `shared_tp` is how far shared experts are cut; EP takes routed experts out of the way, and leaves shared ones in it.
+/// Source: vLLM `quantization/utils/fp8_utils.py` (`validate_fp8_block_shape`), SGLang `moe_ep_setup.py`.
+pub(super) fn quant_blocks(c: &Case<'_>, shared_tp: u64, out: &mut impl Sink) -> Flow {
+    let Some(serve) = c.job.serve() else { return ControlFlow::Continue(()) };
+    let quant = serve.quant;
+    // Only blockwise fp8 has blocks along the attention's outputs too.
+    let attention = if quant.attention() == WeightFormat::Fp8Block { quant.attention().block() } else { None };
+    let dense = quant.dense().block();
+    let expert = quant.experts().block();
+    for block in c.job.model.blocks() {
+        if let (Some(width), true) = (attention, c.tp > 1) {
+            let (query, value) = match &block.mixer {
+                Mixer::Gqa(a) => {
+                    let kv = (u64::from(a.kv_heads) / c.tp).max(1) * u64::from(a.head_dim);
+                    (u64::from(a.heads) / c.tp * u64::from(a.head_dim), kv)
+                }
+                Mixer::Mla(a) => {
+                    let heads = u64::from(a.heads) / c.tp;
+                    (heads * u64::from(a.nope + a.rope), heads * u64::from(a.v))
+                }
+                Mixer::DeltaNet(_) | Mixer::Mamba2(_) | Mixer::None {} => (0, 0),
+            };
+            ask!(out, query.is_multiple_of(width), QuantBlock, query, width);
+            ask!(out, value.is_multiple_of(width), QuantBlock, value, width);
         }
-        let seq = u64::from(train.seq_len);
-        let cp = u64::from(mesh.cp());
-        ask!(out, cp == 1 || seq.is_multiple_of(2 * cp), SequenceCp, seq, 2 * cp);
-        let sp = knobs.sequence_parallel && mesh.tp() > 1;
-        ask!(out, !sp || (seq / cp).is_multiple_of(u64::from(mesh.tp())), SequenceTp, seq / cp, mesh.tp());
-        let moe = job.model.moe().is_some();
-        ask!(out, !moe || mesh.tp() == 1 || knobs.sequence_parallel, MoeSequenceParallel, 1_u64, mesh.tp());
-        if knobs.vpp > 1 && mesh.pp() > 1 {
-            let pp = u64::from(mesh.pp());
-            ask!(out, micro_batches >= pp, FewMicroBatches, micro_batches, pp);
-            ask!(out, micro_batches.is_multiple_of(pp), MicroBatches, micro_batches, pp);
-            let chunks = mesh.pp() * knobs.vpp;
-            ask!(out, layers.is_multiple_of(chunks), Layers, layers, chunks);
+        if let (Some(width), Some(mlp), true) = (dense, &block.mlp.dense, c.tp > 1) {
+            let shard = u64::from(mlp.ffn) / c.tp;
+            ask!(out, shard.is_multiple_of(width), QuantBlock, shard, width);
         }
-        let _ = Rejection::new(Rule::Zero, 0_u64, 0_u64);
+        let Some(moe) = &block.mlp.moe else { continue };
+        if let (Some(width), true) = (dense, shared_tp > 1) {
+            let shard = u64::from(moe.shared_ffn) / shared_tp;
+            ask!(out, shard.is_multiple_of(width), QuantBlock, shard, width);
+        }
+        if let (Some(width), true) = (expert, c.etp > 1) {
+            let shard = u64::from(moe.ffn) / c.etp;
+            ask!(out, shard.is_multiple_of(width), ExpertQuantBlock, shard, width);
+        }
     }
-    check_stages(job, plan, out);
-}
-
-/// Explicit first and last stages must leave a whole number of layers to each of the others.
-fn check_stages(job: &Job, plan: &Plan, out: &mut impl Sink) {
-    let (first, last) = (plan.knobs.first_stage_layers, plan.knobs.last_stage_layers);
-    let set = u32::from(first > 0) + u32::from(last > 0);
-    if set == 0 {
-        return;
-    }
-    let layers = job.model.layers();
-    let pp = plan.mesh.pp();
-    let ends = first.saturating_add(last);
-    ask!(out, pp >= set.max(2) && ends <= layers, StageSizes, layers, ends);
-    let middle = pp.saturating_sub(set);
-    let rest = layers.saturating_sub(ends);
-    if middle == 0 {
-        ask!(out, rest == 0, StageSizes, layers, ends);
-    } else {
-        ask!(out, rest.is_multiple_of(middle) && rest > 0, StageSizes, layers, ends + rest / middle * middle);
-    }
+    ControlFlow::Continue(())
 }

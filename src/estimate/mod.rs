@@ -1,0 +1,240 @@
+//! What a plan costs: memory first, then time.
+
+pub mod serve;
+pub mod traffic;
+pub mod train;
+
+use crate::cluster::Basis;
+use crate::cost::{MemoryLedger, MemoryTerm, Term};
+use crate::framework::{Framework, stage_len};
+use crate::job::{Job, Workload};
+use crate::mesh::Convention;
+use crate::model::Model;
+use crate::plan::{Draft, Plan};
+use crate::rules::{self, Rejection, Resolution, Rule};
+use crate::units::Bytes;
+
+/// Memory of the GPU that needs most.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Memory {
+    /// Term by term, on the worst stage.
+    pub ledger: MemoryLedger,
+    /// The stage that binds.
+    pub worst_stage: u32,
+    /// What a GPU may hold: all of it when training, the engine's share when serving.
+    pub capacity: Bytes,
+}
+
+impl Memory {
+    /// Needed over available; above 1 the plan does not fit.
+    #[must_use]
+    pub fn utilization(&self) -> f64 {
+        self.ledger.bytes() / self.capacity
+    }
+
+    /// Whether it fits.
+    #[must_use]
+    pub fn fits(&self) -> bool {
+        self.ledger.bytes() <= self.capacity
+    }
+
+    /// The largest term.
+    #[must_use]
+    pub fn largest(&self) -> MemoryTerm {
+        let all = MemoryTerm::ALL.iter().copied();
+        all.max_by(|a, b| self.ledger.get(*a).total_cmp(&self.ledger.get(*b))).expect("there are terms")
+    }
+}
+
+/// What a plan costs.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Estimate {
+    /// Memory per GPU, worst stage.
+    pub memory: Memory,
+    /// Time.
+    pub time: Time,
+}
+
+/// Time, by workload.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Time {
+    /// One optimiser step.
+    Train(train::Step),
+    /// Prefill and decode.
+    Serve(serve::Service),
+}
+
+impl Estimate {
+    /// The training step, if it is one.
+    #[must_use]
+    pub const fn step(&self) -> Option<&train::Step> {
+        match &self.time {
+            Time::Train(step) => Some(step),
+            Time::Serve(_) => None,
+        }
+    }
+
+    /// The service, if it is one.
+    #[must_use]
+    pub const fn service(&self) -> Option<&serve::Service> {
+        match &self.time {
+            Time::Train(_) => None,
+            Time::Serve(service) => Some(service),
+        }
+    }
+
+    /// Tokens per second of the whole plan: trained, or generated.
+    #[must_use]
+    pub fn tokens_per_s(&self, job: &Job) -> f64 {
+        match &self.time {
+            Time::Train(step) => step.tokens_per_s(job),
+            Time::Serve(service) => service.output_tokens_per_s,
+        }
+    }
+}
+
+/// Prices a plan: memory of every stage, and time. Never fails: whether it fits is for [`verdict`] to say.
+#[must_use]
+pub fn estimate(job: &Job, convention: Convention, plan: &Plan) -> Estimate {
+    let (memory, time) = match &job.workload {
+        Workload::Train(train) => {
+            let memory = train::memory(job, train, convention, plan);
+            (memory, Time::Train(train::step(job, train, convention, plan)))
+        }
+        Workload::Serve(serve) => {
+            let memory = serve::memory(job, serve, convention, plan);
+            (memory, Time::Serve(serve::service(job, serve, convention, plan)))
+        }
+    };
+    Estimate { memory, time }
+}
+
+/// Memory alone, which is cheaper than [`estimate`].
+#[must_use]
+pub fn memory(job: &Job, convention: Convention, plan: &Plan) -> Memory {
+    match &job.workload {
+        Workload::Train(train) => train::memory(job, train, convention, plan),
+        Workload::Serve(serve) => serve::memory(job, serve, convention, plan),
+    }
+}
+
+/// Memory of every pipeline stage, first to last.
+#[must_use]
+pub fn stages(job: &Job, convention: Convention, plan: &Plan) -> Vec<MemoryLedger> {
+    let pp = plan.mesh.pp();
+    match &job.workload {
+        Workload::Train(train) => (0..pp).map(|i| train::stage_memory(job, train, convention, plan, i)).collect(),
+        Workload::Serve(serve) => (0..pp).map(|i| serve::stage_memory(job, serve, convention, plan, i)).collect(),
+    }
+}
+
+/// The rules that only an estimate can judge: memory, and the targets of a service.
+#[must_use]
+pub fn verdict(job: &Job, estimate: &Estimate) -> Vec<Rejection> {
+    let mut out = Vec::new();
+    let memory = &estimate.memory;
+    if !memory.fits() {
+        out.push(memory_rejection(memory));
+    }
+    if let (Some(service), Some(serve)) = (estimate.service(), job.serve()) {
+        let request = f64::from(serve.isl) + f64::from(serve.osl);
+        if memory.fits() && service.kv_tokens_per_replica < request {
+            out.push(Rejection { rule: Rule::KvCapacity, need: request, have: service.kv_tokens_per_replica });
+        }
+        for (rule, target, got) in [(Rule::Ttft, serve.ttft, service.ttft_s), (Rule::Tpot, serve.tpot, service.tpot_s)]
+        {
+            if let Some(target) = target
+                && got > target.get()
+            {
+                out.push(Rejection { rule, need: got, have: target.get() });
+            }
+        }
+    }
+    out
+}
+
+/// A written plan, judged: by the rules, and by what it costs when its grids exist.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Assessment {
+    /// What the rules made of it; the rules of memory and targets are added to its rejections.
+    pub resolution: Resolution,
+    /// What it costs, when there is a mesh; priced even if some rule refuses it.
+    pub estimate: Option<Estimate>,
+}
+
+/// Judges a written plan against every rule, and prices it where it can be.
+#[must_use]
+pub fn assess(job: &Job, framework: Option<Framework>, draft: &Draft) -> Assessment {
+    let mut resolution = rules::judge(job, framework, draft);
+    let estimate = resolution.plan.map(|plan| estimate(job, draft.convention, &plan));
+    if let Some(estimate) = &estimate {
+        resolution.rejections.extend(verdict(job, estimate));
+    }
+    Assessment { resolution, estimate }
+}
+
+/// The refusal of a plan that does not fit.
+#[must_use]
+pub fn memory_rejection(memory: &Memory) -> Rejection {
+    Rejection { rule: Rule::Memory, need: memory.ledger.total(), have: memory.capacity.get() }
+}
+
+/// How far the figures can be trusted: memory, time.
+#[must_use]
+pub fn basis(job: &Job) -> (Basis, Basis) {
+    let time = match job.cluster.gpu.efficiency.basis {
+        Basis::Exact | Basis::Measured | Basis::Modelled => Basis::Modelled,
+        Basis::Assumed => Basis::Assumed,
+    };
+    (Basis::Modelled, time)
+}
+
+/// Where a stage's layers lie: `chunks` stretches of `len` layers each, `stride` apart.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct StageSpan {
+    first: u32,
+    len: u32,
+    chunks: u32,
+    stride: u32,
+}
+
+impl StageSpan {
+    /// The layers of stage `i`; interleaved stages hold every `pp`-th chunk.
+    pub(crate) fn of(convention: Convention, model: &Model, plan: &Plan, stage: u32) -> Self {
+        let (pp, vpp, layers) = (plan.mesh.pp(), plan.knobs.vpp.max(1), model.layers());
+        if vpp > 1 && layers.is_multiple_of(pp * vpp) {
+            let len = layers / (pp * vpp);
+            return Self { first: stage * len, len, chunks: vpp, stride: pp * len };
+        }
+        let ends = (plan.knobs.first_stage_layers, plan.knobs.last_stage_layers);
+        let len_of = |i: u32| stage_len(convention, layers, pp, ends, i);
+        let first = (0..stage).map(len_of).sum();
+        Self { first, len: len_of(stage), chunks: 1, stride: 0 }
+    }
+
+    /// How many layers of one kind the stage holds.
+    pub(crate) fn count(&self, model: &Model, kind: usize) -> u32 {
+        let layers = model.layers();
+        (0..self.chunks)
+            .map(|c| {
+                let from = (self.first + c * self.stride).min(layers);
+                model.count(kind, from, (from + self.len).min(layers))
+            })
+            .sum()
+    }
+}
+
+/// The memory of the stage that needs most.
+pub(crate) fn worst(pp: u32, capacity: Bytes, stage: impl Fn(u32) -> MemoryLedger) -> Memory {
+    let mut worst = Memory { ledger: stage(0), worst_stage: 0, capacity };
+    let mut most = worst.ledger.total();
+    for i in 1..pp {
+        let ledger = stage(i);
+        let total = ledger.total();
+        if total > most {
+            most = total;
+            worst = Memory { ledger, worst_stage: i, capacity };
+        }
+    }
+    worst
+}

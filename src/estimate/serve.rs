@@ -1,0 +1,544 @@
+//! Serving: what a replica holds, how fast it answers, how many requests fit.
+//!
+//! A plan is `replicas` independent engines; inside one, every attention data-parallel rank holds its own requests and the
+//! ranks of a stage share the experts.
+
+use super::train::Groups;
+use super::{Memory, StageSpan, worst};
+use crate::cluster::{Collective, GemmKind, Gpu};
+use crate::cost::compute::{self, Engine};
+use crate::cost::memory as mem;
+use crate::cost::network::{self, Tier};
+use crate::cost::ops::{self, Part};
+use crate::cost::{MemoryLedger, MemoryTerm};
+use crate::job::{Arrivals, Job, Serve};
+use crate::mesh::{Convention, Mesh};
+use crate::model::{Block, MOST_KINDS, Mixer, Model, WeightFormat, matrices};
+use crate::plan::Plan;
+
+/// What an engine does by itself: constants with a meaning, one record an engine.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct EngineProfile {
+    /// Share of the memory it takes unless told otherwise.
+    pub memory_fraction: f64,
+    /// Tokens of one prefill step.
+    pub chunk: f64,
+    /// Requests it samples at once, at most.
+    pub max_sequences: f64,
+    /// Host time of a decode step.
+    pub host_s: f64,
+    /// Host and scheduling time before a first token.
+    pub first_token_s: f64,
+    /// Share of the queue of a burst that the mean request waits for.
+    pub burst_share: f64,
+    /// Non-PyTorch memory beside the context: communicators, all-reduce buffers, workspaces.
+    pub other_bytes: f64,
+    /// Captured graphs.
+    pub graph_bytes: f64,
+}
+
+/// vLLM 0.24 and later: utilisation .9; logs show 2.75 GiB of non-torch memory for DeepSeek-V3 and .26 to .58 GiB of graphs.
+const VLLM: EngineProfile = EngineProfile {
+    memory_fraction: 0.9,
+    chunk: 8192.0,
+    max_sequences: 1024.0,
+    host_s: 0.5e-3,
+    first_token_s: 23e-3,
+    burst_share: 0.077,
+    other_bytes: 2.35e9,
+    graph_bytes: 0.5e9,
+};
+
+/// SGLang 0.5: static fraction about .88; its scheduler batches prefills, so bursts wait longer.
+const SGLANG: EngineProfile = EngineProfile {
+    memory_fraction: 0.88,
+    chunk: 8192.0,
+    max_sequences: 512.0,
+    host_s: 0.6e-3,
+    first_token_s: 165e-3,
+    burst_share: 0.15,
+    other_bytes: 2.0e9,
+    graph_bytes: 1.5e9,
+};
+
+/// TensorRT-LLM 1.3: 90 % of what is free once weights and activations are placed.
+const TRTLLM: EngineProfile = EngineProfile {
+    memory_fraction: 0.9,
+    chunk: 8192.0,
+    max_sequences: 512.0,
+    host_s: 0.4e-3,
+    first_token_s: 40e-3,
+    burst_share: 0.10,
+    other_bytes: 2.5e9,
+    graph_bytes: 0.8e9,
+};
+
+impl EngineProfile {
+    /// The engine of a convention; vLLM's stands in where no engine is named.
+    #[must_use]
+    pub const fn of(convention: Convention) -> Self {
+        match convention {
+            Convention::Sglang => SGLANG,
+            Convention::Trtllm => TRTLLM,
+            Convention::Vllm
+            | Convention::Product
+            | Convention::Megatron
+            | Convention::Bridge
+            | Convention::Torchtitan
+            | Convention::Deepspeed => VLLM,
+        }
+    }
+}
+
+/// What a service reaches.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Service {
+    /// Seconds to the first token, mean, for the job's arrivals.
+    pub ttft_s: f64,
+    /// Seconds to the first token in the steady state.
+    pub ttft_steady_s: f64,
+    /// Seconds to the first token when all requests come at once.
+    pub ttft_burst_s: f64,
+    /// Seconds per further token of a request, other requests' prefills included.
+    pub tpot_s: f64,
+    /// Seconds of one decode step alone.
+    pub decode_step_s: f64,
+    /// Seconds to prefill one request.
+    pub prefill_s: f64,
+    /// Generated tokens per second of the whole plan.
+    pub output_tokens_per_s: f64,
+    /// Generated tokens per second of one request.
+    pub tokens_per_s_per_user: f64,
+    /// KV-cache tokens of one replica.
+    pub kv_tokens_per_replica: f64,
+    /// KV-cache tokens of the whole plan.
+    pub kv_capacity_tokens: f64,
+    /// Requests of the job's length that the KV cache holds at once, whole plan.
+    pub max_concurrency: f64,
+    /// Requests really in flight: the job's concurrency, or what the cache holds.
+    pub concurrency: f64,
+}
+
+/// The sizes that follow from a plan and a load.
+#[derive(Debug, Clone, Copy)]
+struct Load {
+    replicas: f64,
+    /// Attention data-parallel ranks of one replica.
+    ranks: f64,
+    /// Requests in flight on one of them.
+    requests: f64,
+    /// Context of a request halfway through its answer.
+    context: f64,
+    /// Longest context of a request.
+    longest: f64,
+}
+
+impl Load {
+    fn new(serve: &Serve, plan: &Plan) -> Self {
+        let replicas = plan.knobs.replicas.max(1);
+        let ranks = (plan.mesh.dp_attention() / replicas).max(1);
+        let requests = f64::from(serve.concurrency.div_ceil(replicas).div_ceil(ranks).max(1));
+        let isl = f64::from(serve.isl);
+        let osl = f64::from(serve.osl);
+        Self {
+            replicas: f64::from(replicas),
+            ranks: f64::from(ranks),
+            requests,
+            context: isl + osl / 2.0,
+            longest: isl + osl,
+        }
+    }
+}
+
+/// Bytes a GPU may use: the engine's share of its memory.
+#[must_use]
+pub fn budget(gpu: &Gpu, serve: &Serve, convention: Convention) -> crate::units::Bytes {
+    gpu.memory * serve.memory_fraction.unwrap_or(EngineProfile::of(convention).memory_fraction)
+}
+
+/// Memory of the stage that needs most.
+#[must_use]
+pub fn memory(job: &Job, serve: &Serve, convention: Convention, plan: &Plan) -> Memory {
+    let capacity = budget(&job.cluster.gpu, serve, convention);
+    worst(plan.mesh.pp(), capacity, |i| stage_memory(job, serve, convention, plan, i))
+}
+
+/// Bytes of KV cache and state that one request of `context` tokens takes on a rank of a stage.
+fn request_bytes(job: &Job, serve: &Serve, plan: &Plan, span: &StageSpan, context: f64) -> f64 {
+    let model = &job.model;
+    let mut bytes = 0.0;
+    for (kind, block) in model.blocks().iter().enumerate() {
+        let count = f64::from(span.count(model, kind));
+        let kept = mem::window_tokens(block, context);
+        let per_token = mem::kv_per_token(block, &plan.mesh, plan.knobs.dcp, serve.kv_cache.bytes());
+        bytes += count * (kept * per_token + mem::state_per_request(block, &plan.mesh));
+    }
+    bytes
+}
+
+/// Everything of a stage but the KV cache.
+fn stage_fixed(job: &Job, serve: &Serve, convention: Convention, plan: &Plan, stage: u32) -> MemoryLedger {
+    let model = &job.model;
+    let mesh = &plan.mesh;
+    let profile = EngineProfile::of(convention);
+    let span = StageSpan::of(convention, model, plan, stage);
+    let mut ledger = MemoryLedger::EMPTY;
+    for (kind, block) in model.blocks().iter().enumerate() {
+        let count = f64::from(span.count(model, kind));
+        let kv = block.mixer.gqa().map(|a| a.kv_heads);
+        let extra = block
+            .mlp
+            .moe
+            .map_or(1.0, |m| (f64::from(m.experts) + f64::from(plan.knobs.redundant_experts)) / f64::from(m.experts));
+        let one = mem::serve_block_bytes(&model.block_params(block), kv, mesh, serve.quant, extra);
+        ledger.add(MemoryTerm::Weights, count * one);
+    }
+    let (first, last) = (stage == 0, stage + 1 == mesh.pp());
+    let table = mem::padded_vocab(model.spec().vocab, mesh.tp()) * f64::from(model.spec().hidden) * 2.0;
+    if first {
+        ledger.add(MemoryTerm::Weights, table / f64::from(mesh.tp()) + model.position_params() as f64 * 2.0);
+    }
+    if last && !(model.spec().tied_embeddings && first) {
+        ledger.add(MemoryTerm::Weights, table / f64::from(mesh.tp()));
+    }
+    ledger.add(MemoryTerm::ServeActivations, peak_activation(model, serve, mesh, &profile, last));
+    let ranks = f64::from(mesh.dp_attention()) / f64::from(plan.knobs.replicas.max(1));
+    if let Some(moe) = model.moe()
+        && mesh.ep() > 1
+        && ranks > 1.0
+    {
+        // Dispatch and combine buffers for 128 tokens a rank, whatever the EP degree.
+        let experts = f64::from(moe.experts) + f64::from(plan.knobs.redundant_experts);
+        ledger.add(MemoryTerm::ExpertBuffers, mem::deepep_low_latency(f64::from(model.spec().hidden), experts, 128.0));
+    }
+    let alone = mesh.world() / plan.knobs.replicas.max(1) == 1;
+    ledger.add(MemoryTerm::Communication, if alone { 0.1e9 } else { profile.other_bytes });
+    ledger.add(MemoryTerm::Graphs, profile.graph_bytes);
+    ledger.add(MemoryTerm::Context, mem::CONTEXT);
+    ledger
+}
+
+/// The largest prefill step: the residual stream and its neighbours, the widest of attention and MLP, the routed copies of
+/// every token, and the sampler's fp32 logits.
+///
+/// Checked against vLLM's own "peak activation" lines; see `docs/VALIDATION.md`.
+fn peak_activation(model: &Model, serve: &Serve, mesh: &Mesh, profile: &EngineProfile, last: bool) -> f64 {
+    let h = f64::from(model.spec().hidden);
+    let t = f64::from(mesh.tp());
+    let chunk = profile.chunk.min(f64::from(model.spec().max_positions));
+    let mut widest: f64 = 0.0;
+    for block in model.blocks() {
+        let mut width = 0.0;
+        if let Some(dense) = block.mlp.dense {
+            width += 2.0 * matrices(dense.gated) as f64 * f64::from(dense.ffn) / t;
+        }
+        if let Some(moe) = block.mlp.moe {
+            let inner = matrices(moe.gated) as f64 * f64::from(moe.ffn) / f64::from(mesh.etp());
+            width += 2.0 * f64::from(moe.top_k) * (2.0 * h + inner);
+        }
+        let attention = match block.mixer {
+            Mixer::Gqa(a) => {
+                let heads = f64::from(a.heads) / t + 2.0 * ops::local_kv_heads(a.kv_heads, mesh.tp());
+                2.0 * 2.0 * heads * f64::from(a.head_dim)
+            }
+            Mixer::Mla(a) => {
+                let widths = 2.0 * (f64::from(a.nope) + f64::from(a.rope)) + 2.0 * f64::from(a.v);
+                2.0 * f64::from(a.heads) / t * widths
+            }
+            Mixer::DeltaNet(_) | Mixer::Mamba2(_) => 12.0 * h / t,
+            Mixer::None {} => 0.0,
+        };
+        widest = widest.max(width).max(attention);
+    }
+    // A tenth of the sequences an engine would take by default never meets a small model's workload.
+    let sampled = profile.max_sequences.min(f64::from(serve.concurrency).max(256.0));
+    let logits = if last { 4.0 * sampled * f64::from(model.spec().vocab) * 4.0 } else { 0.0 };
+    chunk * (8.0 * h + widest) + logits
+}
+
+/// Memory of one stage's ranks, the KV cache of the requests in flight included (no more than fits).
+#[must_use]
+pub fn stage_memory(job: &Job, serve: &Serve, convention: Convention, plan: &Plan, stage: u32) -> MemoryLedger {
+    let mut ledger = stage_fixed(job, serve, convention, plan, stage);
+    let free = budget(&job.cluster.gpu, serve, convention).get() - ledger.total();
+    let load = Load::new(serve, plan);
+    let span = StageSpan::of(convention, &job.model, plan, stage);
+    let one = request_bytes(job, serve, plan, &span, load.longest);
+    // What does not fit waits in the queue; a request that does not fit at all is a rule of its own.
+    ledger.add(MemoryTerm::KvCache, (one * load.requests).min(free.max(0.0)));
+    ledger
+}
+
+/// KV tokens that one attention data-parallel rank holds, of requests as long as the job's.
+#[must_use]
+pub fn kv_tokens_per_rank(job: &Job, serve: &Serve, convention: Convention, plan: &Plan) -> f64 {
+    let capacity = budget(&job.cluster.gpu, serve, convention).get();
+    let load = Load::new(serve, plan);
+    let mut least = f64::INFINITY;
+    for stage in 0..plan.mesh.pp() {
+        let span = StageSpan::of(convention, &job.model, plan, stage);
+        let free = (capacity - stage_fixed(job, serve, convention, plan, stage).total()).max(0.0);
+        let one = request_bytes(job, serve, plan, &span, load.longest);
+        if one > 0.0 {
+            least = least.min(free / one * load.longest);
+        }
+    }
+    if least.is_finite() { least } else { 0.0 }
+}
+
+struct Pricing<'a> {
+    job: &'a Job,
+    serve: &'a Serve,
+    convention: Convention,
+    plan: &'a Plan,
+    groups: Groups,
+    load: Load,
+    attention: (Engine, f64),
+    dense: (Engine, f64),
+    plain: Engine,
+}
+
+/// A step of the engine on one attention rank.
+#[derive(Debug, Clone, Copy)]
+enum Phase {
+    /// So many tokens of requests of this length.
+    Prefill { length: f64 },
+    /// One token of each request, on average in this context.
+    Decode { context: f64 },
+}
+
+impl<'a> Pricing<'a> {
+    fn new(job: &'a Job, serve: &'a Serve, convention: Convention, plan: &'a Plan) -> Self {
+        let gpu = &job.cluster.gpu;
+        let engine = |format: WeightFormat| (Engine::new(gpu, compute::serve_kind(format, gpu)), format.bytes());
+        Self {
+            job,
+            serve,
+            convention,
+            plan,
+            groups: Groups::new(&job.cluster, convention, &plan.mesh, plan.knobs.replicas),
+            load: Load::new(serve, plan),
+            attention: engine(serve.quant.attention()),
+            dense: engine(serve.quant.dense()),
+            plain: Engine::new(gpu, GemmKind::Bf16),
+        }
+    }
+
+    /// Seconds of one layer of a kind for `tokens` tokens on each attention rank.
+    fn layer(&self, kind: usize, tokens: f64, phase: Phase) -> f64 {
+        let model = &self.job.model;
+        let block = &model.blocks()[kind];
+        let mesh = &self.plan.mesh;
+        let gpu = &self.job.cluster.gpu;
+        let mut seconds = 0.0;
+        ops::gemms(model, block, mesh, &mut |g| {
+            seconds += match g.part {
+                Part::Attention => self.attention.0.gemm(tokens, g.n, g.k, 1.0, self.attention.1),
+                Part::Dense => self.dense.0.gemm(tokens, g.n, g.k, 1.0, self.dense.1),
+                Part::Router => self.plain.gemm(tokens, g.n, g.k, 1.0, 2.0),
+                // The fused kernel below.
+                Part::Experts => 0.0,
+            };
+        });
+        seconds += self.core(block, tokens, phase);
+        let h = f64::from(model.spec().hidden);
+        // Two norms, rotary embedding and activation function, fused: 2 us each and their bytes.
+        seconds += 4.0 * (2e-6 + tokens * h * 4.0 / (0.8 * gpu.hbm.get()));
+        seconds + self.experts(block, tokens) + self.communication(block, tokens, phase)
+    }
+
+    fn core(&self, block: &Block, tokens: f64, phase: Phase) -> f64 {
+        let mesh = &self.plan.mesh;
+        let gpu = &self.job.cluster.gpu;
+        match phase {
+            Phase::Prefill { length } => compute::attention(gpu, tokens * ops::core_flop(block, mesh, length), length),
+            Phase::Decode { context } => {
+                let kept = mem::window_tokens(block, context);
+                let kept = match block.mixer {
+                    Mixer::Mla(a) => a.indexer.map_or(kept, |i| kept.min(f64::from(i.top_k))),
+                    Mixer::Gqa(_) | Mixer::DeltaNet(_) | Mixer::Mamba2(_) | Mixer::None {} => kept,
+                };
+                let per_token = mem::kv_per_token(block, mesh, self.plan.knobs.dcp, self.serve.kv_cache.bytes());
+                let state = 2.0 * mem::state_per_request(block, mesh);
+                let read = compute::decode_attention(gpu, tokens * (kept * per_token + state));
+                match block.mixer {
+                    Mixer::Mla(a) => {
+                        // Absorbed weights: every head works on the latent, which takes FLOP as well as bytes.
+                        let heads = f64::from(a.heads) / f64::from(mesh.tp());
+                        let (latent, rope) = (f64::from(a.kv_lora), f64::from(a.rope));
+                        let flop = 2.0 * tokens * heads * (2.0 * latent + rope) * kept;
+                        let absorb = 2.0 * tokens * heads * latent * (f64::from(a.nope) + f64::from(a.v));
+                        let peak = gpu.peak16().get();
+                        read.max(flop / (0.72 * peak) + 14.5e-6) + absorb / (0.5 * peak)
+                    }
+                    Mixer::None {} => 0.0,
+                    Mixer::Gqa(_) | Mixer::DeltaNet(_) | Mixer::Mamba2(_) => read,
+                }
+            }
+        }
+    }
+
+    /// The fused expert kernel: `t0 + hypot(FLOP, weights of the experts that are hit) + permutation`.
+    fn experts(&self, block: &Block, tokens: f64) -> f64 {
+        let Some(moe) = block.mlp.moe else { return 0.0 };
+        let mesh = &self.plan.mesh;
+        let gpu = &self.job.cluster.gpu;
+        let fit = gpu.efficiency.moe;
+        let format = self.serve.quant.experts();
+        let h = f64::from(self.job.model.spec().hidden);
+        let inner = f64::from(moe.ffn) / f64::from(mesh.etp());
+        let experts = f64::from(moe.experts);
+        let ep = f64::from(mesh.ep());
+        // All attention ranks of a stage route into the same experts.
+        let routed = tokens * self.load.ranks * f64::from(moe.top_k);
+        let hit = experts / ep * (1.0 - (1.0 - 1.0 / experts).powi(routed.min(1e6) as i32));
+        let weights = matrices(moe.gated) as f64 * h * inner;
+        // Ranks of one expert group hold uneven shares of the tokens.
+        let balance = if mesh.ep() > 1 { IMBALANCE } else { 1.0 };
+        let flop = 2.0 * routed / ep * weights * balance;
+        let peak = gpu.gemm_peak(compute::serve_kind(format, gpu)).get();
+        let compute = flop / (fit.compute * peak);
+        let memory = hit * weights * format.bytes() / (fit.memory * gpu.hbm.get());
+        let moved = fit.permute * routed * (4.0 * h + 6.0 * inner) * (0.4 + 0.6 / ep) / gpu.hbm.get();
+        fit.t0.get() + (compute * compute + memory * memory).sqrt() + moved
+    }
+
+    /// Collectives of one layer.
+    fn communication(&self, block: &Block, tokens: f64, phase: Phase) -> f64 {
+        let mesh = &self.plan.mesh;
+        let cluster = &self.job.cluster;
+        let h = f64::from(self.job.model.spec().hidden);
+        let stream = 2.0 * tokens * h;
+        let mixer = u32::from(!matches!(block.mixer, Mixer::None {}));
+        let reduce = network::small_all_reduce(cluster, self.groups.tp, stream).get();
+        let Some(moe) = block.mlp.moe else {
+            return reduce * f64::from(mixer + u32::from(block.mlp.dense.is_some()));
+        };
+        let after_mixer = reduce * f64::from(mixer);
+        if self.load.ranks <= 1.0 {
+            // Tokens are on every rank of the stage already: one all-reduce over it.
+            return after_mixer + reduce;
+        }
+        let shared = if moe.shared_ffn > 0 && mesh.tp() > 1 { reduce } else { 0.0 };
+        if mesh.ep() > 1 {
+            let sent = tokens / f64::from(mesh.tp()) * f64::from(moe.top_k);
+            // fp8 with a scale per 128 out, 16 bits back.
+            let (out, back) = (sent * (h + 4.0 * h / 128.0 + 16.0), sent * 2.0 * h);
+            let exchange = |bytes: f64| match phase {
+                Phase::Decode { .. } => network::low_latency_exchange(cluster, self.groups.ep, bytes).get(),
+                Phase::Prefill { .. } => {
+                    // A token crosses to a node once, however many of its experts live there.
+                    let far = f64::from(self.groups.ep.size.div_ceil(self.groups.ep.near.max(1)));
+                    let once = if self.groups.ep.tier == Tier::Network { far.min(f64::from(moe.top_k)) } else { 4.63 };
+                    let share = (once / f64::from(moe.top_k)).min(1.0);
+                    network::collective(cluster, self.groups.ep, Collective::AllToAll, bytes * share).get()
+                }
+            };
+            return after_mixer + shared + exchange(out) + exchange(back);
+        }
+        // Experts cut over all ranks of the stage: everyone's tokens are gathered, and the sums scattered back.
+        let all = stream * self.load.ranks;
+        after_mixer
+            + shared
+            + network::collective(cluster, self.groups.etp, Collective::AllGather, all).get()
+            + network::collective(cluster, self.groups.etp, Collective::ReduceScatter, all).get()
+    }
+
+    /// Seconds of every stage for `tokens` tokens a rank: their sum and the slowest.
+    fn stages(&self, tokens: f64, sampled: f64, phase: Phase) -> (f64, f64) {
+        let model = &self.job.model;
+        let mesh = &self.plan.mesh;
+        let mut kinds = [0.0; MOST_KINDS];
+        for (kind, seconds) in kinds.iter_mut().enumerate().take(model.blocks().len()) {
+            *seconds = self.layer(kind, tokens, phase);
+        }
+        let h = f64::from(model.spec().hidden);
+        let width = f64::from(model.spec().vocab) / f64::from(mesh.tp());
+        let head = self.plain.gemm(sampled, width, h, 1.0, 2.0);
+        let (mut sum, mut slowest) = (0.0, 0.0_f64);
+        for stage in 0..mesh.pp() {
+            let span = StageSpan::of(self.convention, model, self.plan, stage);
+            let mut seconds: f64 =
+                (0..model.blocks().len()).map(|kind| kinds[kind] * f64::from(span.count(model, kind))).sum();
+            if stage + 1 == mesh.pp() {
+                seconds += head;
+            }
+            sum += seconds;
+            slowest = slowest.max(seconds);
+        }
+        (sum, slowest)
+    }
+
+    fn hop(&self, tokens: f64) -> f64 {
+        if self.plan.mesh.pp() == 1 {
+            return 0.0;
+        }
+        let h = f64::from(self.job.model.spec().hidden);
+        network::collective(&self.job.cluster, self.groups.pp, Collective::SendRecv, 2.0 * tokens * h).get()
+    }
+}
+
+/// Load of the fullest expert rank over the mean: measured multipliers of MoE latency lie between 1.05 and 1.3.
+const IMBALANCE: f64 = 1.1;
+
+/// What a plan reaches under its load.
+///
+/// ```text
+/// TPOT = decode step (b, isl + osl/2) + (b - 1)/osl * prefill(isl)
+/// TTFT = steady: prefill + decode step; burst: c0 + decode step + prefill (1 + kappa (b - 1))
+/// ```
+/// With a pipeline, `pp` groups of requests are in flight, and a step takes as long as its slowest stage lets it.
+#[must_use]
+pub fn service(job: &Job, serve: &Serve, convention: Convention, plan: &Plan) -> Service {
+    let pricing = Pricing::new(job, serve, convention, plan);
+    let profile = EngineProfile::of(convention);
+    let mut load = pricing.load;
+    let per_rank = kv_tokens_per_rank(job, serve, convention, plan);
+    let holds = (per_rank / load.longest).floor().max(0.0);
+    let wanted = load.requests;
+    load.requests = wanted.min(holds.max(1.0));
+
+    let pp = f64::from(plan.mesh.pp());
+    let batch = (load.requests / pp).max(1.0);
+    let (sum, slowest) = pricing.stages(batch, batch, Phase::Decode { context: load.context });
+    let hops = pp * pricing.hop(batch);
+    // Fewer requests than stages leave stages idle; then a token passes through all of them.
+    let decode = (sum + hops).max(pp.min(load.requests) * slowest) + profile.host_s;
+
+    let isl = f64::from(serve.isl);
+    let fresh = (isl * (1.0 - serve.prefix_hit)).max(1.0);
+    let chunks = (fresh / profile.chunk).ceil().max(1.0);
+    let each = fresh / chunks;
+    let (sum, slowest) = pricing.stages(each, 1.0, Phase::Prefill { length: isl });
+    let prefill = sum + (chunks - 1.0) * slowest + pp * pricing.hop(each) + profile.host_s;
+    // While one request prefills, the others of its rank wait, on the slowest stage only when there is a pipeline.
+    let stall = (chunks * slowest).min(prefill);
+
+    let osl = f64::from(serve.osl);
+    let tpot = decode + (load.requests - 1.0) / osl * stall;
+    let steady = prefill + decode;
+    let burst = profile.first_token_s + decode + prefill * (1.0 + profile.burst_share * (load.requests - 1.0));
+    // What the cache cannot hold waits for a whole answer of those before it.
+    let queue = (wanted / load.requests - 1.0).max(0.0) * (steady + osl * tpot);
+    let ttft = match serve.arrivals {
+        Arrivals::Steady => steady,
+        Arrivals::Burst10x => burst,
+    } + queue;
+    let in_flight = (load.requests * load.ranks * load.replicas).min(f64::from(serve.concurrency));
+    let answer = steady + (osl - 1.0) * tpot;
+    let kv_replica = per_rank * load.ranks;
+    Service {
+        ttft_s: ttft,
+        ttft_steady_s: steady + queue,
+        ttft_burst_s: burst + queue,
+        tpot_s: tpot,
+        decode_step_s: decode,
+        prefill_s: prefill,
+        output_tokens_per_s: in_flight * osl / answer,
+        tokens_per_s_per_user: 1.0 / tpot,
+        kv_tokens_per_replica: kv_replica,
+        kv_capacity_tokens: kv_replica * load.replicas,
+        max_concurrency: holds * load.ranks * load.replicas,
+        concurrency: in_flight,
+    }
+}

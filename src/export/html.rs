@@ -1,0 +1,145 @@
+//! One self-contained page: the ranking, bars of memory and time, the frontier; inline SVG, no script, works offline.
+
+use super::text::cells;
+use super::{Ranking, funnel_lines, memory_terms, time_terms};
+use crate::rank;
+use std::fmt::Write as _;
+
+const STYLE: &str = "body{font:15px system-ui,sans-serif;margin:2rem auto;max-width:80rem;color:#1b1f24}\
+table{border-collapse:collapse;width:100%}th,td{padding:.35rem .6rem;border-bottom:1px solid #d8dee4;text-align:right;\
+white-space:nowrap}th:nth-child(2),td:nth-child(2),th:last-child,td:last-child{text-align:left;white-space:normal}\
+pre{background:#f6f8fa;padding:1rem;overflow:auto}svg text{font:12px system-ui,sans-serif}\
+.key span{display:inline-block;margin-right:1rem}.key i{display:inline-block;width:.8em;height:.8em;margin-right:.3em}";
+
+const COLORS: [&str; 15] = [
+    "#4c78a8", "#f58518", "#54a24b", "#e45756", "#72b7b2", "#b279a2", "#ff9da6", "#9d755d", "#bab0ac", "#2f4b7c",
+    "#a05195", "#ffa600", "#665191", "#d45087", "#003f5c",
+];
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+/// The page.
+#[must_use]
+pub fn page(r: &Ranking<'_>) -> String {
+    let title = escape(&format!("{} on {}", r.job.model.name(), r.job.cluster));
+    let mut out = format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title><style>{STYLE}</style></head>\n<body><h1>{title}</h1>\n"
+    );
+    let _ = writeln!(
+        out,
+        "<p>Convention <b>{}</b>: {}. Objective: {}. Plans marked = are as good as the best within {:.0}%.</p>",
+        r.convention,
+        escape(r.convention.identity()),
+        r.objective.meaning(),
+        rank::TIE * 100.0
+    );
+    let (head, rows) = cells(r);
+    out.push_str("<table><thead><tr>");
+    for cell in head {
+        let _ = write!(out, "<th>{}</th>", escape(cell));
+    }
+    out.push_str("</tr></thead><tbody>\n");
+    for row in &rows {
+        out.push_str("<tr>");
+        for cell in row {
+            let _ = write!(out, "<td>{}</td>", escape(cell));
+        }
+        out.push_str("</tr>\n");
+    }
+    out.push_str("</tbody></table>\n");
+    let names: Vec<String> = rows.iter().map(|row| row[1].clone()).collect();
+    let memory: Vec<Vec<(&str, f64)>> = r
+        .outcome
+        .rows
+        .iter()
+        .map(|row| memory_terms(row).into_iter().map(|(name, bytes)| (name, bytes.as_gib())).collect())
+        .collect();
+    bars(&mut out, "Memory per GPU, worst stage (GiB)", &names, &memory);
+    let time: Vec<Vec<(&str, f64)>> = r.outcome.rows.iter().map(time_terms).collect();
+    bars(&mut out, if r.job.train().is_some() { "Step time (s)" } else { "Time per output token (s)" }, &names, &time);
+    frontier(&mut out, r);
+    out.push_str("<h2>What was searched and refused</h2><pre>");
+    for line in funnel_lines(r) {
+        let _ = writeln!(out, "{}", escape(&line));
+    }
+    out.push_str("</pre></body></html>\n");
+    out
+}
+
+fn bars(out: &mut String, title: &str, names: &[String], rows: &[Vec<(&str, f64)>]) {
+    let most = rows.iter().map(|row| row.iter().map(|(_, v)| v).sum::<f64>()).fold(0.0, f64::max);
+    if most <= 0.0 {
+        return;
+    }
+    let mut keys: Vec<&str> = Vec::new();
+    for (name, _) in rows.iter().flatten() {
+        if !keys.contains(name) {
+            keys.push(name);
+        }
+    }
+    let color = |name: &str| COLORS[keys.iter().position(|k| *k == name).unwrap_or(0) % COLORS.len()];
+    let _ = write!(out, "<h2>{}</h2><p class=\"key\">", escape(title));
+    for key in &keys {
+        let _ = write!(out, "<span><i style=\"background:{}\"></i>{}</span>", color(key), escape(key));
+    }
+    let height = rows.len() * 24;
+    let _ = write!(out, "</p><svg width=\"1100\" height=\"{height}\" role=\"img\">");
+    for (i, (row, name)) in rows.iter().zip(names).enumerate() {
+        let y = i * 24;
+        let _ = write!(out, "<text x=\"0\" y=\"{}\">{}</text>", y + 15, escape(name));
+        let mut x = 380.0;
+        for (term, value) in row {
+            let width = value / most * 640.0;
+            let _ = write!(
+                out,
+                "<rect x=\"{x:.1}\" y=\"{}\" width=\"{width:.1}\" height=\"18\" fill=\"{}\"><title>{}: {value:.4}</title></rect>",
+                y + 2,
+                color(term),
+                escape(term)
+            );
+            x += width;
+        }
+        let total: f64 = row.iter().map(|(_, v)| v).sum();
+        let _ = write!(out, "<text x=\"{:.1}\" y=\"{}\">{total:.3}</text>", x + 6.0, y + 15);
+    }
+    out.push_str("</svg>\n");
+}
+
+fn frontier(out: &mut String, r: &Ranking<'_>) {
+    let points: Vec<(f64, f64, String)> = r
+        .outcome
+        .frontier
+        .iter()
+        .map(|row| {
+            let (a, b) = rank::trade(r.job, row);
+            (a, b, row.plan.text(row.plan.convention(r.convention), r.purpose()))
+        })
+        .collect();
+    let (Some(right), Some(top)) = (
+        points.iter().map(|p| p.0).max_by(f64::total_cmp).filter(|v| *v > 0.0),
+        points.iter().map(|p| p.1).max_by(f64::total_cmp).filter(|v| *v > 0.0),
+    ) else {
+        return;
+    };
+    let second = if r.job.train().is_some() { "share of memory left" } else { "tokens/s/user" };
+    let _ = write!(
+        out,
+        "<h2>Pareto frontier: tokens/s/GPU (across) against {second} (up)</h2><svg width=\"720\" height=\"340\" role=\"img\">\
+         <path d=\"M40 10V300H710\" fill=\"none\" stroke=\"#57606a\"/>"
+    );
+    for (a, b, name) in &points {
+        let (x, y) = (40.0 + a / right * 650.0, 300.0 - b / top * 280.0);
+        let _ = write!(
+            out,
+            "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"5\" fill=\"{}\"><title>{}: {a:.1}, {b:.3}</title></circle>",
+            COLORS[0],
+            escape(name)
+        );
+    }
+    let _ = writeln!(
+        out,
+        "<text x=\"40\" y=\"320\">0</text><text x=\"640\" y=\"320\">{right:.0}</text><text x=\"0\" y=\"18\">{top:.2}</text></svg>"
+    );
+}
