@@ -223,7 +223,7 @@ pub fn stage_layers(convention: Convention, layers: u32, pp: u32, first: u32, la
         let middle = pp - set;
         let rest = layers - first - last;
         let mut out: Vec<u32> = Vec::with_capacity(pp_len);
-        let (each, extra) = if middle == 0 { (0, 0) } else { (rest / middle, rest % middle) };
+        let (each, extra) = (rest.checked_div(middle).unwrap_or(0), rest.checked_rem(middle).unwrap_or(0));
         for i in 0..middle {
             out.push(each + u32::from(i < extra));
         }

@@ -9,7 +9,6 @@ use std::fmt;
 
 /// A remark on a plan. Data, no words: [`fmt::Display`] has them.
 #[derive(Debug, Clone, Copy, PartialEq)]
-#[non_exhaustive]
 pub enum Warning {
     /// Each KV head lies on several TP ranks.
     KvReplicated {
@@ -107,7 +106,10 @@ impl fmt::Display for Warning {
                 write!(f, "so the KV cache holds 1/{factor:.3} of the tokens it could")
             }
             Self::LatentReplicated { tp } => {
-                write!(f, "the latent KV cache is not cut by TP: all {tp} ranks keep the same tokens (attention DP would not)")
+                write!(
+                    f,
+                    "the latent KV cache is not cut by TP: all {tp} ranks keep the same tokens (attention DP would not)"
+                )
             }
             Self::SequenceParallelDropped => f.write_str("sequence parallelism does nothing at TP 1 and is dropped"),
             Self::UnevenStages { fewest, most } => {
@@ -117,10 +119,16 @@ impl fmt::Display for Warning {
                 write!(f, "expert TP is not given, and {convention} takes it to be {etp}; write etp to be sure")
             }
             Self::TpAcross { tp, within } => {
-                write!(f, "a TP group of {tp} has {within} ranks in a scale-up domain: the rest is reached over the network")
+                write!(
+                    f,
+                    "a TP group of {tp} has {within} ranks in a scale-up domain: the rest is reached over the network"
+                )
             }
             Self::EpAcross { ep, within } => {
-                write!(f, "an EP group of {ep} has {within} ranks in a scale-up domain: the rest is reached over the network")
+                write!(
+                    f,
+                    "an EP group of {ep} has {within} ranks in a scale-up domain: the rest is reached over the network"
+                )
             }
             Self::UnevenExperts { experts, ep } => {
                 let (each, more) = (experts / ep.max(1), experts % ep.max(1));
@@ -128,7 +136,10 @@ impl fmt::Display for Warning {
             }
             Self::IdleGpus { used, have } => write!(f, "{} of the {have} GPUs have no work", have.saturating_sub(used)),
             Self::RanksWithoutExperts { ep, ranks } => {
-                write!(f, "EP {ep} does not divide the {ranks} ranks of a stage: the launch takes it, some ranks get no experts")
+                write!(
+                    f,
+                    "EP {ep} does not divide the {ranks} ranks of a stage: the launch takes it, some ranks get no experts"
+                )
             }
             Self::FailsAtBuild(rejection) => {
                 write!(f, "the launch takes it, and building the model then fails: {rejection}")
