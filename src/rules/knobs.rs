@@ -79,6 +79,9 @@ pub(super) fn interleaved_rounds(c: &Case<'_>, out: &mut impl Sink) -> Flow {
 }
 
 /// Explicit first and last stages leave a whole number of layers to each of the others, and whole chunks everywhere.
+///
+/// Stricter than Megatron in one thing: its arithmetic takes ends that hold more layers than the model when what is left over,
+/// then negative, divides as well, and it would build a deeper model than was asked for.
 pub(super) fn stage_sizes(c: &Case<'_>, out: &mut impl Sink) -> Flow {
     let (first, last) = (u64::from(c.knobs.first_stage_layers), u64::from(c.knobs.last_stage_layers));
     let set = u64::from(first > 0) + u64::from(last > 0);

@@ -17,7 +17,7 @@ pub(super) fn check_mesh(c: &Case<'_>, out: &mut impl Sink) -> Flow {
     shape::kv_heads(c, out)?;
     // Context parallelism deals out the heads of linear attention further.
     shape::linear_heads(c, c.tp.saturating_mul(c.cp), out)?;
-    shape::ffn(c, out)?;
+    shape::ffn(c, c.tp, out)?;
     shape::expert_ffn(c, out)?;
     shape::shared_ffn(c, c.tp, out)?;
     shape::stages(c, out)?;

@@ -6,6 +6,8 @@
 
 mod case;
 mod deepspeed;
+#[cfg(test)]
+mod facts;
 mod grid;
 mod knobs;
 mod megatron;
@@ -260,10 +262,12 @@ impl Rejection {
     pub fn hint(&self) -> String {
         let values: Vec<String> = self.nearest().iter().map(u64::to_string).collect();
         let single = !self.rule.changes().contains([',', ' ']);
-        match self.rule {
-            Rule::NoExperts => "ep 1".to_owned(),
-            _ if values.is_empty() || !single => format!("change {}", self.rule.changes()),
-            _ => format!("{} {}", self.rule.changes(), values.join(" or ")),
+        if self.rule == Rule::NoExperts {
+            "ep 1".to_owned()
+        } else if values.is_empty() || !single {
+            format!("change {}", self.rule.changes())
+        } else {
+            format!("{} {}", self.rule.changes(), values.join(" or "))
         }
     }
 }

@@ -45,9 +45,10 @@ fn shared_tp(c: &Case<'_>) -> u64 {
 /// What the launch lets through and the model's constructors then refuse.
 /// Source: `sglang/srt/layers/linear.py`, `fused_moe_triton/layer.py`, `eplb/expert_location.py`.
 pub(super) fn check_build(c: &Case<'_>, out: &mut impl Sink) -> Flow {
-    shape::ffn(c, out)?;
     shape::shared_ffn(c, shared_tp(c), out)?;
     if let Some(moe) = c.job.model.moe() {
+        // The few dense layers of such a model follow the attention (`moe_dense_tp_size`).
+        shape::ffn(c, c.tp, out)?;
         let held = u64::from(moe.experts) + u64::from(c.knobs.redundant_experts);
         if c.knobs.eplb {
             ask!(out, held.is_multiple_of(c.ep), Balancer, held, c.ep);
@@ -55,6 +56,8 @@ pub(super) fn check_build(c: &Case<'_>, out: &mut impl Sink) -> Flow {
             shape::experts(c, out)?;
         }
         ask!(out, c.etp <= u64::from(moe.experts), ExpertTpExperts, moe.experts, c.etp);
+    } else {
+        shape::ffn(c, c.stage(), out)?;
     }
     ControlFlow::Continue(())
 }

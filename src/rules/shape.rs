@@ -16,7 +16,7 @@ pub(super) fn generic(c: &Case<'_>, out: &mut impl Sink) -> Flow {
     heads(c, out)?;
     kv_heads(c, out)?;
     linear_heads(c, c.tp, out)?;
-    ffn(c, out)?;
+    ffn(c, c.tp, out)?;
     stages(c, out)?;
     format(c, out)?;
     quant_blocks(c, c.tp, out)
@@ -92,10 +92,10 @@ pub(super) fn linear_heads(c: &Case<'_>, ranks: u64, out: &mut impl Sink) -> Flo
 }
 
 /// Dense MLPs are cut by TP. A model whose every block has experts builds none, whatever width its file states.
-pub(super) fn ffn(c: &Case<'_>, out: &mut impl Sink) -> Flow {
+pub(super) fn ffn(c: &Case<'_>, tp: u64, out: &mut impl Sink) -> Flow {
     for block in c.job.model.blocks() {
         if let Some(dense) = &block.mlp.dense {
-            ask!(out, u64::from(dense.ffn).is_multiple_of(c.tp), Ffn, dense.ffn, c.tp);
+            ask!(out, u64::from(dense.ffn).is_multiple_of(tp), Ffn, dense.ffn, tp);
         }
     }
     ControlFlow::Continue(())

@@ -11,7 +11,7 @@ pub(super) fn check_mesh(c: &Case<'_>, out: &mut impl Sink) -> Flow {
     shape::heads(c, out)?;
     // KV heads of a rank are rounded up: nothing to ask.
     shape::linear_heads(c, c.tp, out)?;
-    shape::ffn(c, out)?;
+    shape::ffn(c, c.tp, out)?;
     shape::expert_ffn(c, out)?;
     shape::shared_ffn(c, c.tp, out)?;
     shape::stages(c, out)?;

@@ -9,7 +9,6 @@ use std::fmt;
 
 /// A remark on a plan. Data, no words: [`fmt::Display`] has them.
 #[derive(Debug, Clone, Copy, PartialEq)]
-#[non_exhaustive]
 pub enum Warning {
     /// Each KV head lies on several TP ranks.
     KvReplicated {
