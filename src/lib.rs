@@ -2,7 +2,9 @@
 
 pub mod cluster;
 pub mod framework;
+pub mod import;
 pub mod job;
+pub mod launch;
 pub mod mesh;
 pub mod model;
 pub mod plan;

@@ -1,0 +1,3 @@
+//! Reading what other programs write.
+
+pub mod command;
