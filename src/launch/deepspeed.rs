@@ -44,9 +44,12 @@ pub(super) fn launch(job: &Job, train: &Train, plan: &Plan) -> Result<Launch, No
             notes.push("AutoEP knows the experts of a model by its preset: set expert_parallel.preset_model".into());
         }
     } else {
-        notes.push("pretrain_gpt.py is Megatron-DeepSpeed's, or a script of yours that reads the same arguments".into());
+        notes
+            .push("pretrain_gpt.py is Megatron-DeepSpeed's, or a script of yours that reads the same arguments".into());
         if m.ep() > 1 && m.pp() > 1 {
-            notes.push("Megatron-DeepSpeed itself has no pipeline for experts: the script builds a PipelineModule".into());
+            notes.push(
+                "Megatron-DeepSpeed itself has no pipeline for experts: the script builds a PipelineModule".into(),
+            );
         }
     }
     let commands = vec![NodeCommand { node: 0, replica: 0, text: a.render() }];

@@ -37,12 +37,16 @@ pub(super) fn launch(job: &Job, train: &Train, plan: &Plan) -> Result<Launch, No
     let files = vec![
         LaunchFile {
             name: "run.sh".into(),
-            text: format!("#!/bin/bash\n# Starts the ranks of one node; NODE_RANK is its number.\n{}\n", command("$NODE_RANK")),
+            text: format!(
+                "#!/bin/bash\n# Starts the ranks of one node; NODE_RANK is its number.\n{}\n",
+                command("$NODE_RANK")
+            ),
         },
         LaunchFile { name: "launch.slurm".into(), text: slurm(&placement) },
     ];
     let mut notes = vec![
-        "mock data, NullTokenizer, learning rate and iterations are stand-ins: put your data arguments there".to_owned(),
+        "mock data, NullTokenizer, learning rate and iterations are stand-ins: put your data arguments there"
+            .to_owned(),
     ];
     if placement.nodes > 1 {
         notes.push("MASTER_ADDR is the address of node 0; launch.slurm sets it by itself".into());
@@ -126,9 +130,7 @@ fn parallel(plan: &Plan) -> Args {
     }
     if k.optimizer_offload > 0 {
         let part = share(f64::from(k.optimizer_offload) / 100.0);
-        a.raw(format!(
-            "--optimizer-cpu-offload --optimizer-offload-fraction {part} --use-precision-aware-optimizer"
-        ));
+        a.raw(format!("--optimizer-cpu-offload --optimizer-offload-fraction {part} --use-precision-aware-optimizer"));
     }
     a.flag_if(k.tp_overlap == Toggle::On, "--tp-comm-overlap");
     if k.dp_overlap == Toggle::On {
@@ -322,7 +324,9 @@ pub(super) fn shape_notes(job: &Job) -> Vec<String> {
     if attentions.iter().any(|a| a.qk_norm == QkNorm::Full) {
         notes.push("the model norms queries and keys over all heads, --qk-layernorm norms each head".into());
     }
-    if attentions.windows(2).any(|w| (w[0].heads, w[0].kv_heads, w[0].head_dim) != (w[1].heads, w[1].kv_heads, w[1].head_dim))
+    if attentions
+        .windows(2)
+        .any(|w| (w[0].heads, w[0].kv_heads, w[0].head_dim) != (w[1].heads, w[1].kv_heads, w[1].head_dim))
     {
         notes.push("attention layers differ in shape, and the flags carry the first kind only".into());
     }

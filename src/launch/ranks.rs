@@ -128,9 +128,7 @@ pub fn rank_map(convention: Convention, mesh: &Mesh, knobs: &Knobs, gpus_per_nod
             | Convention::Bridge
             | Convention::Torchtitan
             | Convention::Deepspeed
-            | Convention::Sglang => {
-                (inner % tp, inner / tp % cp, inner / (tp * cp) % dp, inner / stage, inner % stage)
-            }
+            | Convention::Sglang => (inner % tp, inner / tp % cp, inner / (tp * cp) % dp, inner / stage, inner % stage),
         };
         let (ep, etp) = (mesh.ep(), mesh.etp());
         let (e, x) = match convention {
@@ -290,6 +288,10 @@ mod tests {
             let map = rank_map(convention, &mesh, &knobs, 8);
             seen += 1;
             for kind in GroupKind::ALL {
+                // `group` gives vLLM's dp_cp as dp alone: nothing is reduced over it in serving.
+                if convention == Convention::Vllm && kind == GroupKind::DpCp && cp > 1 {
+                    continue;
+                }
                 let told = group(convention, &mesh, replicas, kind);
                 let mut members: Vec<u32> = (0..told.outer.0)
                     .flat_map(|o| (0..told.inner.0).map(move |i| o * told.outer.1 + i * told.inner.1))

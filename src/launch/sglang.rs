@@ -2,8 +2,8 @@
 
 use super::args::{Args, quote, share};
 use super::{
-    Launch, NodeCommand, NotExpressible, address_note, longest_request, master, place, refuse, requests, visible_devices,
-    vllm,
+    Launch, NodeCommand, NotExpressible, address_note, longest_request, master, place, refuse, requests,
+    visible_devices, vllm,
 };
 use crate::framework::Framework;
 use crate::job::{Job, KvFormat, Serve};
@@ -96,7 +96,8 @@ fn check(job: &Job, plan: &Plan, size: u32) -> Result<(), NotExpressible> {
         return refuse(FRAMEWORK, reason, all(size));
     }
     if k.a2a && m.ep() != size {
-        let reason = format!("an all-to-all backend spreads experts over the whole TP size {size}, and EP is {}", m.ep());
+        let reason =
+            format!("an all-to-all backend spreads experts over the whole TP size {size}, and EP is {}", m.ep());
         return refuse(FRAMEWORK, reason, all(size));
     }
     if k.eplb && m.ep() == 1 {

@@ -2,7 +2,9 @@
 //! tokens, so both are written.
 
 use super::args::Args;
-use super::{Launch, LaunchFile, NodeCommand, NotExpressible, micro_batches, place, refuse, torchrun, training_knobs_only};
+use super::{
+    Launch, LaunchFile, NodeCommand, NotExpressible, micro_batches, place, refuse, torchrun, training_knobs_only,
+};
 use crate::framework::Framework;
 use crate::job::{Job, Precision, Train};
 use crate::mesh::Mesh;
@@ -37,7 +39,10 @@ pub(super) fn launch(job: &Job, train: &Train, plan: &Plan) -> Result<Launch, No
         ),
     }];
     let mut notes = vec![
-        format!("MODULE and CONFIG name torchtitan's configuration of {}; sizes of the model live there", job.model.name()),
+        format!(
+            "MODULE and CONFIG name torchtitan's configuration of {}; sizes of the model live there",
+            job.model.name()
+        ),
         "the commands are for 0.3.0; run_main.sh is for the main branch".to_owned(),
     ];
     if placement.nodes > 1 {
@@ -50,7 +55,10 @@ pub(super) fn launch(job: &Job, train: &Train, plan: &Plan) -> Result<Launch, No
     match train.precision {
         Precision::Bf16 => {}
         Precision::Fp16 | Precision::Fp8 | Precision::Mxfp8 | Precision::Nvfp4 => {
-            notes.push(format!("{} GEMMs are part of the configuration (quantisation converters)", train.precision.name()));
+            notes.push(format!(
+                "{} GEMMs are part of the configuration (quantisation converters)",
+                train.precision.name()
+            ));
         }
     }
     Ok(Launch { framework: FRAMEWORK, files, commands, environment: Vec::new(), notes })

@@ -1,7 +1,9 @@
 //! TensorRT-LLM: a file of options and `trtllm-serve`, one MPI rank per GPU when a replica spans nodes.
 
 use super::args::{Args, quote, share};
-use super::{Launch, LaunchFile, NodeCommand, NotExpressible, longest_request, place, refuse, requests, visible_devices};
+use super::{
+    Launch, LaunchFile, NodeCommand, NotExpressible, longest_request, place, refuse, requests, visible_devices,
+};
 use crate::framework::Framework;
 use crate::job::{Job, KvFormat, Serve};
 use crate::mesh::Mesh;
@@ -20,7 +22,7 @@ pub(super) fn launch(job: &Job, serve: &Serve, plan: &Plan) -> Result<Launch, No
     let dp = m.dp_attention() / replicas;
     check(job, plan, dp)?;
     let file = "parallel.yaml";
-    let config = options(job, serve, plan, dp, job.cluster.gpus_per_node.min(placement.per_node));
+    let config = options(job, serve, plan, dp, placement.per_node);
     let mut commands = Vec::new();
     for replica in 0..replicas {
         let (first, _) = placement.first(replica);

@@ -3,7 +3,8 @@
 use super::args::{Args, quote, share};
 use super::ranks::Placement;
 use super::{
-    Launch, NodeCommand, NotExpressible, address_note, longest_request, master, place, refuse, requests, visible_devices,
+    Launch, NodeCommand, NotExpressible, address_note, longest_request, master, place, refuse, requests,
+    visible_devices,
 };
 use crate::framework::Framework;
 use crate::job::{Job, KvFormat, Serve};
@@ -77,13 +78,8 @@ pub(super) fn partition(job: &Job, plan: &Plan) -> String {
     let k = &plan.knobs;
     let convention = FRAMEWORK.convention();
     let layers = job.model.layers();
-    let stages = crate::framework::stage_layers(
-        convention,
-        layers,
-        plan.mesh.pp(),
-        k.first_stage_layers,
-        k.last_stage_layers,
-    );
+    let stages =
+        crate::framework::stage_layers(convention, layers, plan.mesh.pp(), k.first_stage_layers, k.last_stage_layers);
     let stages: Vec<String> = stages.iter().map(u32::to_string).collect();
     stages.join(",")
 }
@@ -97,7 +93,11 @@ fn check(job: &Job, plan: &Plan, dp: u32) -> Result<(), NotExpressible> {
     }
     if job.model.moe().is_none() {
         if m.ep() > 1 {
-            return refuse(FRAMEWORK, "the model has no experts", Mesh::new(m.tp(), m.cp(), m.pp(), m.dp_attention(), 1, m.tp()));
+            return refuse(
+                FRAMEWORK,
+                "the model has no experts",
+                Mesh::new(m.tp(), m.cp(), m.pp(), m.dp_attention(), 1, m.tp()),
+            );
         }
         return Ok(());
     }
@@ -105,8 +105,11 @@ fn check(job: &Job, plan: &Plan, dp: u32) -> Result<(), NotExpressible> {
     let off = m.ep() == 1 && m.etp() == stage;
     if !on && !off {
         let nearest = Mesh::new(m.tp(), m.cp(), m.pp(), m.dp_attention(), stage, 1);
-        let reason =
-            format!("EP is a switch there: 1 with ETP = {stage}, or TP*DP = {stage} with ETP 1; it is {} with ETP {}", m.ep(), m.etp());
+        let reason = format!(
+            "EP is a switch there: 1 with ETP = {stage}, or TP*DP = {stage} with ETP 1; it is {} with ETP {}",
+            m.ep(),
+            m.etp()
+        );
         return refuse(FRAMEWORK, reason, nearest);
     }
     if k.eplb && !on {

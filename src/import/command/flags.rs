@@ -121,11 +121,7 @@ impl Flags {
     }
 
     /// One of a list of words.
-    pub(super) fn choice<T: Copy>(
-        &self,
-        names: &[&str],
-        choices: &[(&str, T)],
-    ) -> Result<Option<T>, CommandError> {
+    pub(super) fn choice<T: Copy>(&self, names: &[&str], choices: &[(&str, T)]) -> Result<Option<T>, CommandError> {
         let Some((flag, value)) = self.find(names)? else { return Ok(None) };
         let found = choices.iter().find(|(word, _)| word.eq_ignore_ascii_case(value));
         match found {

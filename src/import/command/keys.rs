@@ -37,7 +37,8 @@ impl Keys {
             while let Some(at) = rest.find(['=', ':']) {
                 let (before, after) = (&rest[..at], &rest[at + 1..]);
                 rest = after;
-                let name: String = before.trim_end().trim_end_matches(['"', '\'']).chars().rev().take_while(|c| is_name(*c)).collect();
+                let name: String =
+                    before.trim_end().trim_end_matches(['"', '\'']).chars().rev().take_while(|c| is_name(*c)).collect();
                 let name: String = name.chars().rev().collect();
                 // A flag's value is the flags' business, and `==` compares.
                 let flag = before.split_whitespace().last().is_some_and(|w| w.starts_with('-') && w.len() > 1);

@@ -200,12 +200,8 @@ struct Source<'a> {
 
 impl<'a> Source<'a> {
     fn new(script: &'a Script, text: &'a str, framework: Framework) -> Self {
-        let commands: Vec<&[Word]> = script
-            .commands
-            .iter()
-            .map(Vec::as_slice)
-            .filter(|words| classify(words) == Some(framework))
-            .collect();
+        let commands: Vec<&[Word]> =
+            script.commands.iter().map(Vec::as_slice).filter(|words| classify(words) == Some(framework)).collect();
         let mut flags = Flags::default();
         for words in &commands {
             flags.add(words);
@@ -308,9 +304,8 @@ fn unwrap_quoted(script: &mut Script) {
 /// The framework a command starts.
 fn classify(words: &[Word]) -> Option<Framework> {
     let name = |name: &str| words.iter().any(|w| base(&w.text) == name);
-    let pair = |first: &str, second: &str| {
-        words.windows(2).any(|two| base(&two[0].text) == first && two[1].text == second)
-    };
+    let pair =
+        |first: &str, second: &str| words.windows(2).any(|two| base(&two[0].text) == first && two[1].text == second);
     let holds = |text: &str| words.iter().any(|w| w.text.contains(text));
     let mut flags = Flags::default();
     flags.add(words);

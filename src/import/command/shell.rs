@@ -32,12 +32,11 @@ pub(super) fn parse(text: &str) -> Script {
     for token in tokens(text) {
         match token {
             Token::End => finish(&mut script, &mut command),
-            Token::Array { name, append, body, line } => {
+            Token::Array { name, append, body } => {
                 let mut words = expand_all(&body, &script.variables, &mut budget);
                 if append && let Some(old) = script.variables.get(&name) {
                     words = old.iter().cloned().chain(words).take(MOST_WORDS).collect();
                 }
-                let _ = line;
                 script.variables.insert(name, words);
             }
             Token::Word(raw) => {
@@ -87,15 +86,18 @@ struct Raw {
 
 enum Token {
     Word(Raw),
-    Array { name: String, append: bool, body: Vec<Raw>, line: usize },
+    Array { name: String, append: bool, body: Vec<Raw> },
     End,
 }
+
+/// An array that is being read: its name, whether it is appended to, its words.
+type Open = (String, bool, Vec<Raw>);
 
 /// Words with their quotes, ends of commands, and arrays.
 fn tokens(text: &str) -> Vec<Token> {
     let chars: Vec<char> = text.chars().collect();
     let mut out = Vec::new();
-    let mut array: Option<(String, bool, Vec<Raw>, usize)> = None;
+    let mut array: Option<Open> = None;
     let mut word = String::new();
     let mut start = 1;
     let mut line = 1;
@@ -105,13 +107,13 @@ fn tokens(text: &str) -> Vec<Token> {
             start = line;
         }
         let next = chars.get(i + 1).copied();
-        let flush = |word: &mut String, array: &mut Option<(String, bool, Vec<Raw>, usize)>, out: &mut Vec<Token>| {
+        let flush = |word: &mut String, array: &mut Option<Open>, out: &mut Vec<Token>| {
             if word.is_empty() {
                 return;
             }
             let raw = Raw { text: std::mem::take(word), line: start };
             match array {
-                Some((_, _, body, _)) => body.push(raw),
+                Some((_, _, body)) => body.push(raw),
                 None => out.push(Token::Word(raw)),
             }
         };
@@ -163,13 +165,13 @@ fn tokens(text: &str) -> Vec<Token> {
             }
             '(' if word.ends_with('=') && assignment(&word).is_some() && array.is_none() => {
                 let name = word.trim_end_matches(['=', '+']).to_owned();
-                array = Some((name, word.ends_with("+="), Vec::new(), line));
+                array = Some((name, word.ends_with("+="), Vec::new()));
                 word.clear();
             }
             ')' if array.is_some() => {
                 flush(&mut word, &mut array, &mut out);
-                if let Some((name, append, body, line)) = array.take() {
-                    out.push(Token::Array { name, append, body, line });
+                if let Some((name, append, body)) = array.take() {
+                    out.push(Token::Array { name, append, body });
                 }
             }
             c if c.is_whitespace() => flush(&mut word, &mut array, &mut out),
@@ -180,13 +182,13 @@ fn tokens(text: &str) -> Vec<Token> {
     if !word.is_empty() {
         let raw = Raw { text: word, line: start };
         match &mut array {
-            Some((_, _, body, _)) => body.push(raw),
+            Some((_, _, body)) => body.push(raw),
             None => out.push(Token::Word(raw)),
         }
     }
     // An array that never closes still holds what was read.
-    if let Some((name, append, body, line)) = array {
-        out.push(Token::Array { name, append, body, line });
+    if let Some((name, append, body)) = array {
+        out.push(Token::Array { name, append, body });
     }
     out
 }
@@ -253,7 +255,7 @@ fn expand(raw: &Raw, variables: &BTreeMap<String, Vec<Word>>, budget: &mut usize
     let mut i = 0;
     while let Some(&c) = chars.get(i) {
         match (c, quoted) {
-            ('\'' | '"', None) => quoted = Some(c),
+            ('\'' | '"', None) if closing(&chars, i).is_some() => quoted = Some(c),
             (q, Some(open)) if q == open => quoted = None,
             ('\\', None | Some('"')) => {
                 if let Some(&n) = chars.get(i + 1) {

@@ -198,9 +198,8 @@ pub(super) fn bridge(source: &Source<'_>) -> Result<ReadCommand, CommandError> {
         ];
         kinds.into_iter().find(|(word, _)| recipe.contains(word)).map(|(_, precision)| precision)
     });
-    out.train.grad_dtype = keys.switch("grad_reduce_in_fp32")?.map(|full| {
-        if full { GradDtype::Fp32 } else { GradDtype::Bf16 }
-    });
+    out.train.grad_dtype =
+        keys.switch("grad_reduce_in_fp32")?.map(|full| if full { GradDtype::Fp32 } else { GradDtype::Bf16 });
     out.model = ModelHints {
         name: f.text(&["--recipe"])?.filter(|r| !r.contains('$')).map(str::to_owned),
         layers: keys.size("num_layers")?,
@@ -264,7 +263,7 @@ struct Titan<'a> {
 
 impl Titan<'_> {
     fn number(&self, section: &str, key: &str) -> Result<Option<u32>, CommandError> {
-        let name = format!("--{section}.{}", key.replace('_', "-"));
+        let name = format!("--{section}.{key}").replace('_', "-");
         match self.flags.text(&[&name])? {
             Some("-1") => Ok(None),
             Some(_) => self.flags.size(&[&name]),
@@ -273,7 +272,7 @@ impl Titan<'_> {
     }
 
     fn word(&self, section: &str, key: &str) -> Result<Option<&str>, CommandError> {
-        let name = format!("--{section}.{}", key.replace('_', "-"));
+        let name = format!("--{section}.{key}").replace('_', "-");
         Ok(self.flags.text(&[&name])?.or(self.keys.text(key)?))
     }
 }
@@ -313,7 +312,7 @@ pub(super) fn torchtitan(source: &Source<'_>) -> Result<ReadCommand, CommandErro
     k.tp_overlap = on(f.has(&["--parallelism.enable-async-tensor-parallel"]));
     titan_batch(&t, &mut out)?;
     titan_schedule(&t, &mut out)?;
-    out.model.name = f.text(&["--config", "--module"])?.filter(|n| !n.contains('$')).map(str::to_owned);
+    out.model.name = f.text(&["--config"])?.or(f.text(&["--module"])?).filter(|n| !n.contains('$')).map(str::to_owned);
     source.place(&mut out);
     if out.gpus_per_node.is_none() {
         out.gpus_per_node = source.variable(&["NGPU"]);
