@@ -22,6 +22,7 @@ pub(super) fn launch(job: &Job, train: &Train, plan: &Plan) -> Result<Launch, No
         let mut all = Args::start(torchrun(&placement, node, script));
         all.extend(&common);
         all.extend(tail);
+        all.raw(checkpointing(plan.knobs.recompute));
         all.render()
     };
     let released = released(train, plan, per_step);
@@ -33,8 +34,7 @@ pub(super) fn launch(job: &Job, train: &Train, plan: &Plan) -> Result<Launch, No
         name: "run_main.sh".into(),
         text: format!(
             "#!/bin/bash\n# For torchtitan's main branch, which counts batches in tokens. NODE_RANK is the number of the node.\n\
-             # Activation checkpointing is part of the configuration there: recompute={}.\n{}\n",
-            plan.knobs.recompute,
+             {}\n",
             command("$NODE_RANK", &main)
         ),
     }];
@@ -177,13 +177,16 @@ fn released(train: &Train, plan: &Plan, per_step: u32) -> Args {
     a.set("--training.global_batch_size", train.global_batch);
     a.set("--training.seq_len", train.seq_len);
     a.set_if(plan.mesh.pp() > 1, "--parallelism.pipeline_parallel_microbatch_size", k.micro_batch);
-    let mode = match k.recompute {
-        Recompute::None => "none",
-        Recompute::Modules(_) => "selective",
-        Recompute::Full => "full",
-    };
-    a.set("--activation_checkpoint.mode", mode);
     a
+}
+
+/// A subcommand of its own, which its parser wants after every flag.
+fn checkpointing(recompute: Recompute) -> &'static str {
+    match recompute {
+        Recompute::None => "activation_checkpoint:none",
+        Recompute::Modules(_) => "activation_checkpoint:selective",
+        Recompute::Full => "activation_checkpoint:full",
+    }
 }
 
 fn main_branch(train: &Train, plan: &Plan, per_step: u32) -> Args {

@@ -119,8 +119,9 @@ fn bridge_as_people_write_it() {
 fn torchtitan_as_people_write_it() {
     let text = "torchrun --nnodes 2 --nproc_per_node 8 -m torchtitan.train --module qwen3 --config big \
                 --parallelism.tensor_parallel_degree 2 --parallelism.data-parallel-shard-degree=-1 \
-                --parallelism.expert_parallel_degree 4 --training.local_batch_size 2 --training.seq_len 4096";
+                --parallelism.expert_parallel_degree 4 --training.local_batch_size 2 --training.seq_len 4096 activation_checkpoint:full";
     let out = read(text).unwrap();
+    assert_eq!(out.draft.knobs.recompute, Recompute::Full);
     assert_eq!(
         (out.framework, out.draft.tp, out.draft.dp_shard, out.draft.ep),
         (Framework::Torchtitan, Some(2), None, Some(4))

@@ -301,10 +301,15 @@ pub(super) fn torchtitan(source: &Source<'_>) -> Result<ReadCommand, CommandErro
         _ if d.pp.unwrap_or(1) > 1 => 2,
         _ => 3,
     };
-    k.recompute = match t.word("activation_checkpoint", "mode")? {
+    // Newer releases take a subcommand, older ones a flag; both start from selective.
+    let words = source.commands.iter().flat_map(|words| words.iter());
+    // A configuration has other keys of that name, so a disagreement is no error.
+    let names = ["activation_checkpoint:", "activation-checkpoint:"];
+    let chosen = words.filter_map(|w| names.iter().find_map(|n| w.text.strip_prefix(n))).next_back();
+    k.recompute = match chosen.or(t.word("activation_checkpoint", "mode").ok().flatten()) {
         Some("full") => Recompute::Full,
-        Some("selective") => Recompute::SELECTIVE,
-        _ => Recompute::None,
+        Some("none") => Recompute::None,
+        _ => Recompute::SELECTIVE,
     };
     if f.has(&["--training.enable-cpu-offload"]) {
         k.optimizer_offload = 100;
