@@ -10,6 +10,7 @@ pub mod export;
 pub mod framework;
 pub mod import;
 pub mod job;
+pub mod launch;
 pub mod mesh;
 pub mod model;
 pub mod plan;

@@ -1,5 +1,6 @@
-//! What other programs write, read into ours.
+//! Reading what people have: job files, launch scripts.
 
+pub mod command;
 pub mod hf;
 #[cfg(test)]
 mod hf_tests;
