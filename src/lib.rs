@@ -19,3 +19,6 @@ pub mod rules;
 pub mod search;
 pub mod space;
 pub mod units;
+
+#[cfg(feature = "cli")]
+pub mod cli;

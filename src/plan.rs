@@ -70,7 +70,9 @@ impl Recompute {
         }
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    /// Reads `none`, `selective`, `full`, or modules joined by `+`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
         match text {
             "none" => return Some(Self::None),
             "full" => return Some(Self::Full),
@@ -468,7 +470,7 @@ impl fmt::Display for Value {
 }
 
 /// The largest degree that is read; larger ones are typing slips.
-const MOST_DEGREE: u32 = 1 << 20;
+pub const MOST_DEGREE: u32 = 1 << 20;
 
 const TRAIN_KNOBS: [&str; 12] = [
     "micro_batch",

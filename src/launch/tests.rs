@@ -52,6 +52,7 @@ fn experts() -> Moe {
         gated: true,
         shared_ffn: 2816,
         shared_gate: false,
+        router_bias: false,
         bias: false,
         groups: 8,
         top_groups: 4,

@@ -65,6 +65,7 @@ fn spec([layers, hidden, heads, kv_heads, ffn, experts, expert_ffn]: Shape) -> M
         gated: true,
         shared_ffn: 0,
         shared_gate: false,
+        router_bias: false,
         bias: false,
         groups: 1,
         top_groups: 1,

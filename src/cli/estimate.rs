@@ -1,0 +1,231 @@
+//! `estimate`: one plan in full, or many, one JSON line each.
+
+use super::args::{JobArgs, OutputArgs};
+use super::{Verdict, flag_error, out};
+use crate::cost::{MemoryTerm, Term, TimeTerm};
+use crate::error::{Error, Locate, Result};
+use crate::estimate::traffic::traffic;
+use crate::estimate::{Time, assess, stages};
+use crate::export::{Format, json};
+use crate::import::job::{JobFile, ReadJob};
+use crate::plan::{Draft, Purpose};
+use crate::rules::warnings;
+use crate::units::{Bytes, Seconds};
+use clap::Args;
+use rayon::prelude::*;
+use std::fmt::Write as _;
+
+#[derive(Debug, Args)]
+pub(super) struct EstimateArgs {
+    #[command(flatten)]
+    job: JobArgs,
+    /// The plan, as in `tp2 ep4 pp2 dp1 mb1 recompute=full`.
+    plan: Option<String>,
+    /// Price many jobs, one JSON object a line; `-` is stdin.
+    #[arg(long, value_name = "FILE", conflicts_with = "plan")]
+    batch: Option<String>,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+pub(super) fn run(args: &EstimateArgs) -> Result<Verdict> {
+    args.output.set_threads()?;
+    if let Some(path) = &args.batch {
+        let known = [Format::Jsonl, Format::Json];
+        let _only_lines = args.output.format.as_ref().map(|_| args.output.format(&known)).transpose()?;
+        return batch(path, args);
+    }
+    let format = args.output.format(&[Format::Table, Format::Json, Format::Jsonl])?;
+    let read = read_with_plan(&args.job, args.plan.as_deref())?;
+    super::plan::note_assumptions(args.output.quiet, &read);
+    let draft = read.draft.expect("read_with_plan asks for one");
+    let assessment = assess(&read.job, read.framework, &draft);
+    let value = || json::result(&read.job, read.convention, read.framework, read.id.as_ref(), &assessment, true);
+    let text = match format {
+        Format::Json => out::pretty(&value()),
+        Format::Jsonl => format!("{}\n", value()),
+        Format::Table | Format::Csv | Format::Markdown | Format::Html => table(&read, &assessment),
+    };
+    out::write(args.output.output.as_deref(), &text)?;
+    Ok(Verdict::of(assessment.resolution.rejections.is_empty()))
+}
+
+/// A job with its plan: the argument wins over the job file's.
+pub(super) fn read_with_plan(job: &JobArgs, plan: Option<&str>) -> Result<ReadJob> {
+    let mut read = job.read()?;
+    if let Some(text) = plan {
+        read.draft = Some(Draft::parse(text, read.convention).at("plan")?);
+    }
+    if read.draft.is_none() {
+        return Err(Error::missing("flags", "plan", "a plan, as in `tp2 ep4 pp2 dp1 mb1`"));
+    }
+    Ok(read)
+}
+
+/// Lines priced together, to bound the memory of a long batch.
+const CHUNK: usize = 4096;
+
+fn batch(path: &str, args: &EstimateArgs) -> Result<Verdict> {
+    let text = out::read(path)?;
+    let lines: Vec<(usize, &str)> = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).collect();
+    if lines.is_empty() {
+        return Err(flag_error("--batch", path, "at least one line with a job"));
+    }
+    let origin = if path == "-" { "stdin" } else { path };
+    let mut all = String::new();
+    let mut failed = false;
+    for chunk in lines.chunks(CHUNK) {
+        let answers: Vec<(String, bool)> =
+            chunk.par_iter().map(|(at, line)| answer(&format!("{origin}:{}", at + 1), line)).collect();
+        for (answer, bad) in answers {
+            failed |= bad;
+            all.push_str(&answer);
+            all.push('\n');
+        }
+    }
+    out::write(args.output.output.as_deref(), &all)?;
+    Ok(Verdict::of(!failed))
+}
+
+/// One line's answer, and whether it was an error.
+fn answer(origin: &str, line: &str) -> (String, bool) {
+    // Read twice, so that a line that is no job is answered under its own id.
+    let id = serde_json::from_str::<serde_json::Value>(line).ok().and_then(|v| v.get("id").cloned());
+    let result = JobFile::parse(origin, line).and_then(|file| file.read(origin)).and_then(|read| {
+        let draft =
+            read.draft.ok_or_else(|| Error::missing(origin, "plan", "text as in `tp2 ep4 pp2 dp1`, or an object"))?;
+        let assessment = assess(&read.job, read.framework, &draft);
+        Ok(json::result(&read.job, read.convention, read.framework, read.id.as_ref(), &assessment, false))
+    });
+    match result {
+        Ok(value) => (value.to_string(), false),
+        Err(error) => (json::error(id.as_ref(), &error.to_string()).to_string(), true),
+    }
+}
+
+fn table(read: &ReadJob, assessment: &crate::estimate::Assessment) -> String {
+    let job = &read.job;
+    let mut text = super::plan::heading(job);
+    let resolution = &assessment.resolution;
+    let _ = writeln!(text, "convention {}: {}", read.convention, read.convention.identity());
+    let _ = writeln!(text, "{}\n", resolution.formula);
+    for rejection in &resolution.rejections {
+        let _ = writeln!(text, "rejected [{}]: {rejection} ({})", rejection.rule.id(), rejection.hint());
+    }
+    let (Some(plan), Some(estimate)) = (&resolution.plan, &assessment.estimate) else { return text };
+    let purpose = if job.train().is_some() { Purpose::Train } else { Purpose::Serve };
+    let _ = writeln!(text, "plan: {}", plan.text(plan.convention(read.convention), purpose));
+    for warning in warnings(job, read.framework, plan, read.draft.as_ref()) {
+        let _ = writeln!(text, "note: {warning}");
+    }
+    let m = &estimate.memory;
+    let _ = writeln!(
+        text,
+        "\nmemory per GPU: {} of {} ({:.1}%), binding on stage {} of {}",
+        m.ledger.bytes(),
+        m.capacity,
+        m.utilization() * 100.0,
+        m.worst_stage,
+        plan.mesh.pp()
+    );
+    let all = stages(job, read.convention, plan);
+    let shown: Vec<usize> = if all.len() <= 8 { (0..all.len()).collect() } else { picked(all.len(), m.worst_stage) };
+    let mut head = vec!["term".to_owned()];
+    head.extend(shown.iter().map(|i| format!("stage {i}")));
+    head.push("basis".to_owned());
+    let mut rows: Vec<Vec<String>> = Vec::new();
+    for term in MemoryTerm::ALL {
+        if all.iter().all(|s| s.get(*term) <= 0.0) {
+            continue;
+        }
+        let mut row = vec![term.key().to_owned()];
+        row.extend(shown.iter().map(|i| Bytes::new(all[*i].get(*term)).to_string()));
+        row.push(term.basis().name().to_owned());
+        rows.push(row);
+    }
+    let mut total = vec!["total".to_owned()];
+    total.extend(shown.iter().map(|i| all[*i].bytes().to_string()));
+    total.push(String::new());
+    rows.push(total);
+    let head: Vec<&str> = head.iter().map(String::as_str).collect();
+    text.push_str(&out::table(&head, &rows, &[0, head.len() - 1]));
+    time_table(read, plan, estimate, &mut text);
+    let rows: Vec<Vec<String>> = traffic(job, read.convention, plan)
+        .iter()
+        .map(|t| {
+            vec![
+                t.group.name().to_owned(),
+                t.collective.name().to_owned(),
+                format!("{} (stride {}, {} a node)", t.placed.size, t.ranks.stride(), t.members_per_node),
+                t.placed.tier.name().to_owned(),
+                Bytes::new(t.bytes).to_string(),
+                crate::export::grouped(t.calls),
+                Seconds::new(t.seconds).to_string(),
+            ]
+        })
+        .collect();
+    if !rows.is_empty() {
+        let step = if job.train().is_some() { "optimiser step" } else { "decode step" };
+        let _ = writeln!(text, "\ncommunication of one rank, per {step}");
+        let head = ["group", "collective", "ranks", "link", "bytes a call", "calls", "time a call"];
+        text.push_str(&out::table(&head, &rows, &[0, 1, 2, 3]));
+    }
+    text
+}
+
+/// First, second, worst, last but one and last of many stages.
+fn picked(stages: usize, worst: u32) -> Vec<usize> {
+    let mut shown = vec![0, 1, worst as usize, stages - 2, stages - 1];
+    shown.sort_unstable();
+    shown.dedup();
+    shown
+}
+
+fn time_table(read: &ReadJob, plan: &crate::plan::Plan, estimate: &crate::estimate::Estimate, text: &mut String) {
+    let job = &read.job;
+    let gpus = f64::from(plan.mesh.world());
+    match &estimate.time {
+        Time::Train(step) => {
+            let total = step.seconds();
+            let flops = step.model_flops_per_gpu(job, plan.mesh.world());
+            let _ = writeln!(
+                text,
+                "\nstep: {total}, paced by stage {}; {} tokens/s/GPU, {:.0} TFLOP/s/GPU ({:.1}% MFU, causal, no recomputation)",
+                step.slowest_stage,
+                crate::export::grouped(step.tokens_per_s(job) / gpus),
+                flops / 1e12,
+                flops / job.cluster.gpu.peak16().get() * 100.0
+            );
+            let rows: Vec<Vec<String>> = TimeTerm::ALL
+                .iter()
+                .filter(|t| step.ledger.get(**t) > 0.0)
+                .map(|t| {
+                    let seconds = step.ledger.get(*t);
+                    let share = format!("{:.1}%", seconds / total.get() * 100.0);
+                    vec![t.key().to_owned(), Seconds::new(seconds).to_string(), share, t.meaning().to_owned()]
+                })
+                .collect();
+            text.push_str(&out::table(&["term", "time", "share", "what"], &rows, &[0, 3]));
+        }
+        Time::Serve(s) => {
+            let _ = writeln!(
+                text,
+                "\nTTFT {} (steady {}, burst {}), TPOT {} (decode step {}); {:.1} tokens/s/user, {} output tokens/s/GPU",
+                Seconds::new(s.ttft_s),
+                Seconds::new(s.ttft_steady_s),
+                Seconds::new(s.ttft_burst_s),
+                Seconds::new(s.tpot_s),
+                Seconds::new(s.decode_step_s),
+                s.tokens_per_s_per_user,
+                crate::export::grouped(s.output_tokens_per_s / gpus)
+            );
+            let _ = writeln!(
+                text,
+                "KV cache: {} tokens a replica, {} in all; {} requests of this length at once",
+                crate::export::grouped(s.kv_tokens_per_replica.floor()),
+                crate::export::grouped(s.kv_capacity_tokens.floor()),
+                crate::export::grouped(s.max_concurrency)
+            );
+        }
+    }
+}
