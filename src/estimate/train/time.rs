@@ -1,153 +1,20 @@
-//! One optimiser step: memory of every stage and where the time goes.
+//! Where the time of a training step goes.
 
-use super::{Memory, StageSpan, worst};
+use super::{micro_batches, sp_degree, stage_params, tokens};
 use crate::cluster::{Cluster, Collective};
 use crate::cost::compute::{self, Engine};
 use crate::cost::memory as mem;
 use crate::cost::network::{self, Placed};
 use crate::cost::ops::{self, Part};
 use crate::cost::pipeline;
-use crate::cost::{MemoryLedger, MemoryTerm, TimeLedger, TimeTerm};
+use crate::cost::{TimeLedger, TimeTerm};
+use crate::estimate::StageSpan;
 use crate::framework::{GroupKind, group};
 use crate::job::{Job, Train};
 use crate::mesh::{Convention, Mesh};
 use crate::model::{MOST_KINDS, Mixer, Model};
 use crate::plan::{Knobs, Module, Plan, Recompute};
 use crate::units::Seconds;
-
-/// Tokens one rank works on per micro-batch, before sequence parallelism cuts them.
-fn tokens(train: &Train, plan: &Plan) -> f64 {
-    f64::from(train.seq_len) * f64::from(plan.knobs.micro_batch) / f64::from(plan.mesh.cp())
-}
-
-/// What sequence parallelism divides by.
-fn sp_degree(plan: &Plan) -> f64 {
-    if plan.knobs.sequence_parallel { f64::from(plan.mesh.tp()) } else { 1.0 }
-}
-
-/// Micro-batches of a data-parallel rank; at least one, so that a refused plan can still be priced.
-#[must_use]
-pub fn micro_batches(train: &Train, plan: &Plan) -> u32 {
-    (train.global_batch / plan.knobs.micro_batch.saturating_mul(plan.mesh.dp_attention()).max(1)).max(1)
-}
-
-/// Memory of the stage that needs most.
-#[must_use]
-pub fn memory(job: &Job, train: &Train, convention: Convention, plan: &Plan) -> Memory {
-    worst(plan.mesh.pp(), job.cluster.gpu.memory, |i| stage_memory(job, train, convention, plan, i))
-}
-
-/// Parameters that one rank of a stage holds.
-#[must_use]
-pub fn stage_params(job: &Job, convention: Convention, plan: &Plan, stage: u32) -> mem::RankParams {
-    let model = &job.model;
-    let mesh = &plan.mesh;
-    let span = StageSpan::of(convention, model, plan, stage);
-    let mut params = mem::RankParams::default();
-    for (kind, block) in model.blocks().iter().enumerate() {
-        let kv = block.mixer.gqa().map(|a| a.kv_heads);
-        let one = mem::block_params(&model.block_params(block), kv, mesh);
-        params.add(one, f64::from(span.count(model, kind)));
-    }
-    let h = f64::from(model.spec().hidden);
-    let table = mem::padded_vocab(model.spec().vocab, mesh.tp()) * h / f64::from(mesh.tp());
-    let (first, last) = (stage == 0, stage + 1 == mesh.pp());
-    if first {
-        params.dense += table + model.position_params() as f64;
-    }
-    if last {
-        params.dense += h * model.spec().norm.vectors() as f64;
-        // A tied head is the embedding itself, unless they lie on different stages.
-        if !(model.spec().tied_embeddings && first) {
-            params.dense += table;
-        }
-    }
-    params
-}
-
-/// Memory of one stage's ranks.
-///
-/// `static + in flight * kept + buffers + max(largest layer's working set, loss)`: the formulas are in `docs/MODEL.md`.
-#[must_use]
-pub fn stage_memory(job: &Job, train: &Train, convention: Convention, plan: &Plan, stage: u32) -> MemoryLedger {
-    let model = &job.model;
-    let mesh = &plan.mesh;
-    let knobs = &plan.knobs;
-    let span = StageSpan::of(convention, model, plan, stage);
-    let params = stage_params(job, convention, plan, stage);
-    let mut ledger = MemoryLedger::EMPTY;
-
-    let copies = pipeline::weight_copies(knobs.schedule);
-    let offload = f64::from(knobs.optimizer_offload) / 100.0;
-    let shards = f64::from(mesh.dp_attention() * mesh.cp()) / f64::from(knobs.dp_replicate.max(1));
-    let expert_shards = f64::from(mesh.edp());
-    for (count, shards) in [(params.dense, shards), (params.routed, expert_shards)] {
-        let per = mem::state_bytes(train.precision, train.grad_dtype, knobs.zero, shards.max(1.0), offload);
-        ledger.add(MemoryTerm::Weights, copies * count * per.weights);
-        ledger.add(MemoryTerm::Gradients, count * per.gradients);
-        ledger.add(MemoryTerm::Optimizer, count * per.optimizer);
-    }
-
-    let t = tokens(train, plan);
-    let r = sp_degree(plan);
-    let h = f64::from(model.spec().hidden);
-    let mut kept = 0.0;
-    let mut working_set: f64 = 0.0;
-    let mut kinds = [0_usize; MOST_KINDS];
-    let mut live = 0;
-    let mut gathered: f64 = 0.0;
-    for (kind, block) in model.blocks().iter().enumerate() {
-        let count = span.count(model, kind);
-        if count == 0 {
-            continue;
-        }
-        kinds[live] = kind;
-        live += 1;
-        let layer = ops::kept(model, block, mesh, r, train.moe_balance);
-        let (stays, back) = mem::activation(&layer, h, r, knobs.recompute);
-        kept += f64::from(count) * t * stays;
-        working_set = working_set.max(t * (ops::transient(model, block, mesh, train.moe_balance) + back));
-        let kv = block.mixer.gqa().map(|a| a.kv_heads);
-        let one = mem::block_params(&model.block_params(block), kv, mesh);
-        gathered = gathered.max(one.dense + one.routed);
-    }
-    let micro = micro_batches(train, plan);
-    let in_flight = pipeline::in_flight(knobs.schedule, mesh.pp(), knobs.vpp, micro, stage);
-    ledger.add(MemoryTerm::Activations, kept * in_flight);
-
-    let last = stage + 1 == mesh.pp();
-    let vocab = mem::padded_vocab(model.spec().vocab, mesh.tp()) / f64::from(mesh.tp());
-    let mut loss = 0.0;
-    if last {
-        // Input of the last norm and of the head, logits of a fused loss (twice with CP), one gradient of the stream.
-        let twice = if mesh.cp() > 1 { 2.0 } else { 1.0 };
-        loss = t * (4.0 * h / r + 2.0 * vocab * twice + 2.0 * h);
-    }
-    if loss > working_set {
-        ledger.add(MemoryTerm::Logits, loss);
-    } else {
-        ledger.add(MemoryTerm::Transients, working_set);
-    }
-    if mem::fuses_gradients(knobs) {
-        let head = last.then_some(vocab);
-        ledger.add(MemoryTerm::GradWork, mem::grad_work(model, &kinds[..live], mesh, head));
-    } else {
-        // Two layers are gathered at once: the running one and the prefetched one.
-        ledger.add(MemoryTerm::Gathered, 2.0 * 2.0 * gathered);
-    }
-    add_overheads(&mut ledger, mesh, t * h);
-    ledger
-}
-
-/// What is held outside the allocator's live tensors.
-fn add_overheads(ledger: &mut MemoryLedger, mesh: &Mesh, stream: f64) {
-    let groups = [mesh.tp(), mesh.cp(), mesh.dp_attention(), mesh.pp(), mesh.ep(), mesh.edp()];
-    ledger.add(MemoryTerm::Communication, mem::communicators(&groups));
-    ledger.add(MemoryTerm::Context, mem::CONTEXT);
-    let moving = [MemoryTerm::Activations, MemoryTerm::Logits, MemoryTerm::Transients, MemoryTerm::Gathered];
-    let dynamic: f64 = moving.iter().map(|term| ledger.get(*term)).sum();
-    ledger.add(MemoryTerm::Fragmentation, mem::FRAGMENTATION * dynamic.max(stream));
-}
 
 /// Where a step's time goes.
 #[derive(Debug, Clone, Copy, PartialEq)]

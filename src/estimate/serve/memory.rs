@@ -1,0 +1,148 @@
+//! What every stage of a replica must hold, and how many KV tokens are left room for.
+
+use super::{EngineProfile, Load};
+use crate::cluster::Gpu;
+use crate::cost::memory as mem;
+use crate::cost::ops;
+use crate::cost::{MemoryLedger, MemoryTerm};
+use crate::estimate::{Memory, StageSpan, worst};
+use crate::job::{Job, Serve};
+use crate::mesh::{Convention, Mesh};
+use crate::model::{Mixer, Model, matrices};
+use crate::plan::Plan;
+
+/// Bytes a GPU may use: the engine's share of its memory.
+#[must_use]
+pub fn budget(gpu: &Gpu, serve: &Serve, convention: Convention) -> crate::units::Bytes {
+    gpu.memory * serve.memory_fraction.unwrap_or(EngineProfile::of(convention).memory_fraction)
+}
+
+/// Memory of the stage that needs most.
+#[must_use]
+pub fn memory(job: &Job, serve: &Serve, convention: Convention, plan: &Plan) -> Memory {
+    let capacity = budget(&job.cluster.gpu, serve, convention);
+    worst(plan.mesh.pp(), capacity, |i| stage_memory(job, serve, convention, plan, i))
+}
+
+/// Bytes of KV cache and state that one request of `context` tokens takes on a rank of a stage.
+fn request_bytes(job: &Job, serve: &Serve, plan: &Plan, span: &StageSpan, context: f64) -> f64 {
+    let model = &job.model;
+    let mut bytes = 0.0;
+    for (kind, block) in model.blocks().iter().enumerate() {
+        let count = f64::from(span.count(model, kind));
+        let kept = mem::window_tokens(block, context);
+        let per_token = mem::kv_per_token(block, &plan.mesh, plan.knobs.dcp, serve.kv_cache.bytes());
+        bytes += count * (kept * per_token + mem::state_per_request(block, &plan.mesh));
+    }
+    bytes
+}
+
+/// Everything of a stage but the KV cache.
+fn stage_fixed(job: &Job, serve: &Serve, convention: Convention, plan: &Plan, stage: u32) -> MemoryLedger {
+    let model = &job.model;
+    let mesh = &plan.mesh;
+    let profile = EngineProfile::of(convention);
+    let span = StageSpan::of(convention, model, plan, stage);
+    let mut ledger = MemoryLedger::EMPTY;
+    for (kind, block) in model.blocks().iter().enumerate() {
+        let count = f64::from(span.count(model, kind));
+        let kv = block.mixer.gqa().map(|a| a.kv_heads);
+        let extra = block
+            .mlp
+            .moe
+            .map_or(1.0, |m| (f64::from(m.experts) + f64::from(plan.knobs.redundant_experts)) / f64::from(m.experts));
+        let one = mem::serve_block_bytes(&model.block_params(block), kv, mesh, serve.quant, extra);
+        ledger.add(MemoryTerm::Weights, count * one);
+    }
+    let (first, last) = (stage == 0, stage + 1 == mesh.pp());
+    let table = mem::padded_vocab(model.spec().vocab, mesh.tp()) * f64::from(model.spec().hidden) * 2.0;
+    if first {
+        ledger.add(MemoryTerm::Weights, table / f64::from(mesh.tp()) + model.position_params() as f64 * 2.0);
+    }
+    if last && !(model.spec().tied_embeddings && first) {
+        ledger.add(MemoryTerm::Weights, table / f64::from(mesh.tp()));
+    }
+    ledger.add(MemoryTerm::ServeActivations, peak_activation(model, serve, mesh, &profile, last));
+    let ranks = f64::from(mesh.dp_attention()) / f64::from(plan.knobs.replicas.max(1));
+    if let Some(moe) = model.moe()
+        && mesh.ep() > 1
+        && ranks > 1.0
+    {
+        // Dispatch and combine buffers for 128 tokens a rank, whatever the EP degree.
+        let experts = f64::from(moe.experts) + f64::from(plan.knobs.redundant_experts);
+        ledger.add(MemoryTerm::ExpertBuffers, mem::deepep_low_latency(f64::from(model.spec().hidden), experts, 128.0));
+    }
+    let alone = mesh.world() / plan.knobs.replicas.max(1) == 1;
+    ledger.add(MemoryTerm::Communication, if alone { 0.1e9 } else { profile.other_bytes });
+    ledger.add(MemoryTerm::Graphs, profile.graph_bytes);
+    ledger.add(MemoryTerm::Context, mem::CONTEXT);
+    ledger
+}
+
+/// The largest prefill step: the residual stream and its neighbours, the widest of attention and MLP, the routed copies of
+/// every token, and the sampler's fp32 logits.
+///
+/// Checked against vLLM's own "peak activation" lines; see `docs/VALIDATION.md`.
+fn peak_activation(model: &Model, serve: &Serve, mesh: &Mesh, profile: &EngineProfile, last: bool) -> f64 {
+    let h = f64::from(model.spec().hidden);
+    let t = f64::from(mesh.tp());
+    let chunk = profile.chunk.min(f64::from(model.spec().max_positions));
+    let mut widest: f64 = 0.0;
+    for block in model.blocks() {
+        let mut width = 0.0;
+        if let Some(dense) = block.mlp.dense {
+            width += 2.0 * matrices(dense.gated) as f64 * f64::from(dense.ffn) / t;
+        }
+        if let Some(moe) = block.mlp.moe {
+            let inner = matrices(moe.gated) as f64 * f64::from(moe.ffn) / f64::from(mesh.etp());
+            width += 2.0 * f64::from(moe.top_k) * (2.0 * h + inner);
+        }
+        let attention = match block.mixer {
+            Mixer::Gqa(a) => {
+                let heads = f64::from(a.heads) / t + 2.0 * ops::local_kv_heads(a.kv_heads, mesh.tp());
+                2.0 * 2.0 * heads * f64::from(a.head_dim)
+            }
+            Mixer::Mla(a) => {
+                let widths = 2.0 * (f64::from(a.nope) + f64::from(a.rope)) + 2.0 * f64::from(a.v);
+                2.0 * f64::from(a.heads) / t * widths
+            }
+            Mixer::DeltaNet(_) | Mixer::Mamba2(_) => 12.0 * h / t,
+            Mixer::None {} => 0.0,
+        };
+        widest = widest.max(width).max(attention);
+    }
+    // A tenth of the sequences an engine would take by default never meets a small model's workload.
+    let sampled = profile.max_sequences.min(f64::from(serve.concurrency).max(256.0));
+    let logits = if last { 4.0 * sampled * f64::from(model.spec().vocab) * 4.0 } else { 0.0 };
+    chunk * (8.0 * h + widest) + logits
+}
+
+/// Memory of one stage's ranks, the KV cache of the requests in flight included (no more than fits).
+#[must_use]
+pub fn stage_memory(job: &Job, serve: &Serve, convention: Convention, plan: &Plan, stage: u32) -> MemoryLedger {
+    let mut ledger = stage_fixed(job, serve, convention, plan, stage);
+    let free = budget(&job.cluster.gpu, serve, convention).get() - ledger.total();
+    let load = Load::new(serve, plan);
+    let span = StageSpan::of(convention, &job.model, plan, stage);
+    let one = request_bytes(job, serve, plan, &span, load.longest);
+    // What does not fit waits in the queue; a request that does not fit at all is a rule of its own.
+    ledger.add(MemoryTerm::KvCache, (one * load.requests).min(free.max(0.0)));
+    ledger
+}
+
+/// KV tokens that one attention data-parallel rank holds, of requests as long as the job's.
+#[must_use]
+pub fn kv_tokens_per_rank(job: &Job, serve: &Serve, convention: Convention, plan: &Plan) -> f64 {
+    let capacity = budget(&job.cluster.gpu, serve, convention).get();
+    let load = Load::new(serve, plan);
+    let mut least = f64::INFINITY;
+    for stage in 0..plan.mesh.pp() {
+        let span = StageSpan::of(convention, &job.model, plan, stage);
+        let free = (capacity - stage_fixed(job, serve, convention, plan, stage).total()).max(0.0);
+        let one = request_bytes(job, serve, plan, &span, load.longest);
+        if one > 0.0 {
+            least = least.min(free / one * load.longest);
+        }
+    }
+    if least.is_finite() { least } else { 0.0 }
+}
