@@ -1,6 +1,7 @@
 //! meshwright: which split of this model over these GPUs?
 
 pub mod catalog;
+pub mod claim;
 pub mod cluster;
 pub mod cost;
 pub mod error;
@@ -18,3 +19,4 @@ pub mod rules;
 pub mod search;
 pub mod space;
 pub mod units;
+pub mod verify;

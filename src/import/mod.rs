@@ -1,8 +1,10 @@
 //! What other programs write, read into ours.
 
+pub mod document;
 pub mod hf;
 #[cfg(test)]
 mod hf_tests;
 pub mod job;
 mod keys;
 mod quant;
+pub mod verify;
