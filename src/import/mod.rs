@@ -8,3 +8,5 @@ pub mod job;
 mod keys;
 mod quant;
 pub mod verify;
+#[cfg(test)]
+mod verify_tests;

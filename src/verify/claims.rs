@@ -80,8 +80,11 @@ fn said_twice(claims: &Claims, facts: &Facts<'_>, out: &mut Vec<Finding>) {
         let words = |said: &Said<u64>| format!("{} in line {}", said.value, said.line);
         let message = format!("{key} is {} and {}; the first is checked", words(first), words(second));
         let harmless = matches!(key, "global_batch" | "seq_len" | "micro_batch");
-        let finding =
-            if harmless { Finding::note("contradiction", message) } else { Finding::violation("contradiction", message) };
+        let finding = if harmless {
+            Finding::note("contradiction", message)
+        } else {
+            Finding::violation("contradiction", message)
+        };
         out.push(finding.with(first.value, second.value).at(second.line));
     }
     if let (Some(all), Some(nodes), Some(each)) = (&claims.available_gpus, &claims.nodes, &claims.gpus_per_node) {
@@ -133,10 +136,12 @@ fn formula(claims: &Claims, facts: &Facts<'_>, draft: &Draft, own: &Reading, out
     let not = claimed.map_or_else(String::new, |c| format!(", not {c}"));
     let finding = if !left_out.is_empty() {
         let names: Vec<&str> = left_out.iter().map(|l| l.split(' ').next().unwrap_or_default()).collect();
-        let message = format!("the formula {written} leaves {} out ({}): {right}{not}", names.join(" and "), left_out.join(", "));
+        let message =
+            format!("the formula {written} leaves {} out ({}): {right}{not}", names.join(" and "), left_out.join(", "));
         Finding::violation("formula", message)
     } else if names("ep") && !factors.iter().any(|(key, _)| *key == "ep") && Sizes::of(draft).ep > 1 {
-        let message = format!("the formula {written} counts EP, which is no factor of the world in {title}: {right}{not}");
+        let message =
+            format!("the formula {written} counts EP, which is no factor of the world in {title}: {right}{not}");
         Finding::violation("formula", message)
     } else {
         return;
@@ -231,7 +236,8 @@ fn gpus(claims: &Claims, facts: &Facts<'_>, own: &Reading, out: &mut Vec<Finding
             Convention::Vllm | Convention::Sglang | Convention::Trtllm => None,
         };
         if let Some(actual) = actual.filter(|actual| *actual != said.value) {
-            let message = format!("the experts are replicated {actual} times, and the document says EDP = {}", said.value);
+            let message =
+                format!("the experts are replicated {actual} times, and the document says EDP = {}", said.value);
             out.push(Finding::violation("edp", message).with(said.value, actual).at(said.line));
         }
     }
@@ -325,7 +331,11 @@ fn experts(claims: &Claims, facts: &Facts<'_>, draft: &Draft, out: &mut Vec<Find
             "{experts} experts over EP = {} are {actual} on a GPU{cut}, and the document says {}",
             s.ep, said.value
         );
-        let finding = Finding { claimed: Some(said.value), actual: Some(actual), ..Finding::violation("experts-per-gpu", message) };
+        let finding = Finding {
+            claimed: Some(said.value),
+            actual: Some(actual),
+            ..Finding::violation("experts-per-gpu", message)
+        };
         out.push(finding.at(said.line));
     }
 }
@@ -384,11 +394,12 @@ fn notes(claims: &Claims, facts: &Facts<'_>, draft: &Draft, own: &Reading, out: 
         out.push(Finding::note("gpus-available", message));
     }
     if facts.jobs.is_none() {
-        let checked = if facts.experts.is_some() { "arithmetic and experts" } else { "arithmetic" };
-        let message = format!("no model is known: only {checked} were checked, not heads, layers and memory");
+        let checked = if facts.experts.is_some() { "arithmetic and experts were" } else { "arithmetic was" };
+        let message = format!("no model is known: only {checked} checked, not heads, layers and memory");
         out.push(Finding::note("model", message));
     } else if !facts.jobs.is_some_and(|jobs| jobs.memory) {
-        let message = "memory was not estimated: that takes a GPU, and a framework or a batch that tells training from serving";
+        let message =
+            "memory was not estimated: that takes a GPU, and a framework or a batch that tells training from serving";
         out.push(Finding::note("memory-estimate", message));
     }
 }

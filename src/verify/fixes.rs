@@ -71,6 +71,11 @@ impl Size {
         }
     }
 
+    /// Whether two candidates give it the same degree.
+    fn same(self, one: &Candidate, other: &Candidate) -> bool {
+        self.get(&one.draft) == self.get(&other.draft)
+    }
+
     fn get(self, draft: &Draft) -> Option<u32> {
         let mut copy = *draft;
         *self.slot(&mut copy)
@@ -94,7 +99,7 @@ pub(super) fn fixes(draft: &Draft, facts: &Facts<'_>, own: &Reading, readings: &
         out.extend(by_naming(draft, facts, readings));
     }
     let Some(available) = facts.available else { return out };
-    let folded = if facts.named { Vec::new() } else { folded(draft, facts, own) };
+    let folded = if facts.named || !out.is_empty() { Vec::new() } else { folded(draft, facts, own) };
     let more = more_gpus(draft, facts, own, available);
     let reserved = out.len() + folded.len() + usize::from(more.is_some());
     out.extend(within(draft, facts, MOST.saturating_sub(reserved)));
@@ -138,9 +143,7 @@ fn more_gpus(draft: &Draft, facts: &Facts<'_>, own: &Reading, available: u64) ->
         return None;
     }
     let gpus = u32::try_from(own.needed).ok()?;
-    let resized = |job: Option<&Job>| {
-        job.map(|job| Job { cluster: job.cluster.resized(gpus), ..job.clone() })
-    };
+    let resized = |job: Option<&Job>| job.map(|job| Job { cluster: job.cluster.resized(gpus), ..job.clone() });
     let train = resized(facts.jobs.and_then(|jobs| jobs.train));
     let serve = resized(facts.jobs.and_then(|jobs| jobs.serve));
     let jobs = facts.jobs.map(|jobs| Jobs { train: train.as_ref(), serve: serve.as_ref(), ..jobs });
@@ -149,7 +152,7 @@ fn more_gpus(draft: &Draft, facts: &Facts<'_>, own: &Reading, available: u64) ->
         return None;
     }
     let verb = if own.needed > available { "more" } else { "fewer" };
-    let note = format!("{} GPUs {verb}", own.needed.abs_diff(available));
+    let note = format!("ask for {} GPUs: {} {verb}; {}", own.needed, own.needed.abs_diff(available), own.formula);
     Some(Fix {
         change: format!("GPUs {available} -> {}", own.needed),
         plan: plan_text(facts.convention, draft),
@@ -181,12 +184,17 @@ fn within(draft: &Draft, facts: &Facts<'_>, most: usize) -> Vec<Fix> {
     }
     candidates.sort_by(|a, b| a.changed.len().cmp(&b.changed.len()).then(a.distance.total_cmp(&b.distance)));
     let mut out: Vec<Fix> = Vec::new();
+    let mut taken: Vec<&Candidate> = Vec::new();
     for candidate in candidates.iter().take(MOST_TRIED) {
         if out.len() >= most {
             break;
         }
-        if passes(&candidate.draft, facts) {
+        // What holds already needs no further change.
+        let needless =
+            taken.iter().any(|t| t.changed.iter().all(|s| candidate.changed.contains(s) && s.same(t, candidate)));
+        if !needless && passes(&candidate.draft, facts) {
             out.push(worded(draft, candidate, facts, available));
+            taken.push(candidate);
         }
     }
     out
@@ -261,9 +269,10 @@ fn assign(
             return;
         }
         chosen.push((*size, *value));
-        let product = chosen.iter().filter(|(s, _)| divides_world(*s, facts.convention)).fold(1_u64, |p, (_, v)| {
-            p.saturating_mul(u64::from(*v))
-        });
+        let product = chosen
+            .iter()
+            .filter(|(s, _)| divides_world(*s, facts.convention))
+            .fold(1_u64, |p, (_, v)| p.saturating_mul(u64::from(*v)));
         if available.is_multiple_of(product) {
             assign(draft, facts, available, rest, values, chosen, out);
         }

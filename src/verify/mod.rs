@@ -227,7 +227,9 @@ fn verdict(draft: &Draft, facts: &Facts<'_>, mut findings: Vec<Finding>) -> Verd
     if let Some(slot) = readings.iter_mut().find(|r| r.convention == facts.convention) {
         *slot = own.clone();
     }
-    findings.sort_by_key(|f| (f.severity, f.line == 0, f.line));
+    // The GPUs first: they are what everything else turns on.
+    let first = |f: &Finding| !matches!(f.rule, "world" | "idle");
+    findings.sort_by_key(|f| (f.severity, first(f), f.line == 0, f.line));
     let fixes = fixes::fixes(draft, facts, &own, &readings);
     let available = facts.available;
     let gpus = Gpus {

@@ -135,7 +135,8 @@ pub(super) fn times(degrees: &[u64]) -> u64 {
 
 /// `TP*EP = 2*4 = 8`; CP is left out while it is 1.
 pub(super) fn text(terms: &[(&str, u64)]) -> String {
-    let shown: Vec<&(&str, u64)> = terms.iter().filter(|(n, d)| !(*d == 1 && matches!(*n, "CP" | "REPLICAS"))).collect();
+    let shown: Vec<&(&str, u64)> =
+        terms.iter().filter(|(n, d)| !(*d == 1 && matches!(*n, "CP" | "REPLICAS"))).collect();
     let names: Vec<&str> = shown.iter().map(|(n, _)| *n).collect();
     let degrees: Vec<String> = shown.iter().map(|(_, d)| d.to_string()).collect();
     let product = shown.iter().fold(1_u64, |p, (_, d)| p.saturating_mul(*d));
@@ -230,7 +231,8 @@ fn megatron(convention: Convention, s: Sizes, available: Option<u64>, spare: Spa
         r.compare(available, spare, &hint);
     }
     r.formula = both;
-    let smallest = if s.dp.is_none() { format!("; the smallest world of both grids is {least}") } else { String::new() };
+    let smallest =
+        if s.dp.is_none() { format!("; the smallest world of both grids is {least}") } else { String::new() };
     if !world.is_multiple_of(dense) && (s.dp.is_none() || needed < world) {
         let grid = text(&[("TP", s.tp), ("CP", s.cp), ("PP", s.pp)]);
         r.refuse(Rule::DenseGrid, format!("{grid} does not divide the {world} GPUs{smallest}"), world, dense);
@@ -244,7 +246,10 @@ fn megatron(convention: Convention, s: Sizes, available: Option<u64>, spare: Spa
     }
     if r.remark.is_empty() {
         let dp = derived.unwrap_or(1);
-        r.remark = format!("TP*CP*PP = {dense} and ETP*EP*PP = {expert} divide {world}: DP {dp}, EDP {}", world / expert.max(1));
+        r.remark = format!(
+            "TP*CP*PP = {dense} and ETP*EP*PP = {expert} divide {world}: DP {dp}, EDP {}",
+            world / expert.max(1)
+        );
     }
     r
 }
@@ -337,7 +342,8 @@ fn sglang(draft: &Draft, s: Sizes, available: Option<u64>, spare: Spare) -> Read
         let message = format!("attention DP times CP = {attention} does not divide the TP size {}", s.tp);
         r.refuse(Rule::AttentionDp, message, attention, s.tp);
     }
-    let untiled = if ep < s.tp && !s.tp.is_multiple_of(ep) { "; EP leaves ranks of the TP size without experts" } else { "" };
+    let untiled =
+        if ep < s.tp && !s.tp.is_multiple_of(ep) { "; EP leaves ranks of the TP size without experts" } else { "" };
     r.remark = or(&r.remark, format!("{}{untiled}", r.formula));
     r
 }
