@@ -140,7 +140,7 @@ fn folder(path: &Path, given: &Given, out: &mut VerifyOutcome) -> Result<()> {
         match result {
             Ok(None) => out.skipped.push((name, "names no degree, so it is no plan".to_owned())),
             Err(error @ (Error::TooLarge { .. } | Error::NotUtf8 { .. })) => {
-                out.skipped.push((name, error.to_string()))
+                out.skipped.push((name, error.to_string()));
             }
             Ok(Some(verdict)) => out.files.push(Checked { file: name, result: Ok(verdict) }),
             Err(error) => out.files.push(Checked { file: name, result: Err(error) }),

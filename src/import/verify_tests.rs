@@ -191,6 +191,17 @@ fn flags_are_facts_and_are_checked() {
     // Case of the parameters alone: 235 billion of them do not fit on 8 GPUs in training.
     let big = run_on("a.txt", b"Qwen3-235B-A22B on 8 H100 GPUs, TP 8, Megatron-LM", &plain()).unwrap();
     assert!(big.violations().any(|f| f.rule == "memory"), "{:?}", big.findings);
+    // A document seldom tells the layout of its stages: only stages that no counting makes even are against it.
+    for (text, holds) in [
+        ("DeepSeek-V3, Megatron-LM: TP2 PP16 EP64 ETP1 on 1024 GPUs", true),
+        ("DeepSeek-V3, Megatron-LM: TP2 PP16 EP64 on 1024 GPUs", false),
+        ("Qwen3-235B-A22B, Megatron-LM: TP1 PP8 EP8 ETP1 on 64 GPUs", true),
+        ("DeepSeek-V2 (60 layers), Megatron-LM: TP1 PP8 on 64 GPUs", false),
+    ] {
+        let verdict = run_on("a.txt", text.as_bytes(), &plain()).unwrap();
+        assert_eq!(verdict.holds(), holds, "{text}: {:?}", verdict.findings);
+        assert!(verdict.findings.iter().any(|f| f.rule == "layers"), "{text}");
+    }
     for (words, request) in [
         ("--framework", with(&|r| r.framework = Some("megatrn".into()))),
         ("--convention", with(&|r| r.convention = Some("x".into()))),

@@ -383,7 +383,9 @@ fn notes(claims: &Claims, facts: &Facts<'_>, draft: &Draft, own: &Reading, out: 
         }
         out.push(Finding::note("convention", message));
     }
+    let derives = !Framework::of(facts.convention).is_some_and(Framework::serves);
     if claims.dp.is_none()
+        && derives
         && let (Some(dp), Some(_)) = (own.dp, facts.available)
     {
         let message = format!("DP is not stated; {dp} is what is left: {}", own.formula);

@@ -204,10 +204,12 @@ pub fn check_draft(framework: Option<Framework>, draft: &Draft, world: Option<u6
         available: world.or(job.map(|j| u64::from(j.gpus()))),
         experts: experts_of(job),
         gpu_bytes: None,
-        spare: if serves || job.is_some_and(|j| j.serve().is_some()) { Spare::Fine } else { Spare::Violation },
+        spare: if serves { Spare::Fine } else { Spare::Violation },
         jobs,
     };
-    verdict(draft, &facts, Vec::new())
+    // No framework derives a product's DP: one that is left out is 1, as in `rules`.
+    let implied = if convention == Convention::Product { draft.dp.or(Some(1)) } else { draft.dp };
+    verdict(&Draft { dp: implied, ..*draft }, &facts, Vec::new())
 }
 
 fn experts_of(job: Option<&Job>) -> Option<u64> {

@@ -95,6 +95,18 @@ fn finding(rejection: &Rejection, framework: Option<Framework>) -> Finding {
     Finding { asked_by, ..words }.amounts(rejection.need, rejection.have, unit).fixed_by(hint)
 }
 
+/// What Megatron can count as layers beside the layers: embedding, output, multi-token prediction.
+///
+/// A document seldom says how its stages are laid out, so one whose stages come out that way is told so, not refused.
+fn even_when_counted(job: &Job, rejection: &Rejection) -> Option<u64> {
+    let stages = rejection.need as u64;
+    if rejection.rule != Rule::Layers || stages == 0 {
+        return None;
+    }
+    let (layers, mtp) = (u64::from(job.model.layers()), u64::from(job.model.spec().mtp));
+    [layers + 1, layers + 2, layers + 2 + mtp].into_iter().find(|all| all.is_multiple_of(stages))
+}
+
 /// What the model's shape refuses.
 pub(super) fn shapes(facts: &Facts<'_>, convention: Convention, draft: &Draft) -> Vec<Finding> {
     let Some((jobs, job)) = facts.jobs.and_then(|jobs| Some((jobs, job_of(&jobs, convention)?))) else {
@@ -108,7 +120,8 @@ pub(super) fn shapes(facts: &Facts<'_>, convention: Convention, draft: &Draft) -
         // The reading has worded what it refused itself.
         let own = rejection.rule == Rule::NotExpressible && resolution.plan.is_none();
         let ep_is_worded = rejection.rule == Rule::NotExpressible && convention == Convention::Vllm;
-        if counts(&jobs, rejection.rule) && !own && !ep_is_worded {
+        let stages = !jobs.exact && even_when_counted(job, rejection).is_some();
+        if counts(&jobs, rejection.rule) && !own && !ep_is_worded && !stages {
             seen.push(finding(rejection, framework));
         }
     }
@@ -159,11 +172,21 @@ pub(super) fn remarks(facts: &Facts<'_>, convention: Convention, draft: &Draft) 
     let Some(job) = job_of(&jobs, convention) else { return Vec::new() };
     let draft = said_in(convention, draft);
     let framework = Framework::of(convention);
-    let Some(plan) = rules::resolve(job, &draft).plan else { return Vec::new() };
-    let mut out: Vec<Finding> = rules::warnings(job, framework, &plan, Some(&draft))
+    let mut out: Vec<Finding> = Vec::new();
+    if !jobs.exact {
+        for rejection in &rules::judge(job, framework, &draft).rejections {
+            if let Some(all) = even_when_counted(job, rejection) {
+                let message =
+                    format!("{rejection}: it takes embedding and output counted as layers ({all}), or a layout");
+                out.push(Finding::note("layers", message).amounts(rejection.need, rejection.have, ""));
+            }
+        }
+    }
+    let Some(plan) = rules::resolve(job, &draft).plan else { return out };
+    let warnings = rules::warnings(job, framework, &plan, Some(&draft))
         .iter()
-        .map(|warning| Finding::note("remark", warning.to_string()))
-        .collect();
+        .map(|warning| Finding::note("remark", warning.to_string()));
+    out.extend(warnings);
     if let Some((least, most, capacity)) = memory_range(facts, convention, &draft)
         && !jobs.exact
     {

@@ -264,6 +264,18 @@ fn each_claim_is_recomputed() {
 }
 
 #[test]
+fn a_product_of_a_job_is_judged_as_the_rules_do() {
+    let job = job("qwen3-30b-a3b", 16);
+    for text in ["tp8", "tp8 dp2", "tp2 ep4 pp2", "tp16", "tp4 ep8 dp1"] {
+        let draft = draft(text, Product);
+        let refused = rules::judge(&job, None, &draft).rejections;
+        let verdict = check_draft(None, &draft, None, Some(&job));
+        let found: Vec<&str> = verdict.violations().map(|f| f.rule).filter(|r| *r != "memory").collect();
+        assert_eq!(found.is_empty(), refused.is_empty(), "{text}: {found:?} {refused:?}");
+    }
+}
+
+#[test]
 fn huge_and_odd_numbers_get_an_answer() {
     for (text, gpus) in [
         ("tp1048576 ep1048576 pp1048576 dp1048576", 16),

@@ -35,6 +35,8 @@ pub(super) struct Ledger {
     replicate: Option<Said<u64>>,
     /// Keys compared with the vocabulary so far.
     compared: usize,
+    /// "EP 0" and "EP 2.5", which may name a rank or a version; a mistake when nothing else says what EP is.
+    doubtful: Vec<(Field, String, Place)>,
     /// Whether the formula kept is one that a label calls the number of GPUs.
     formula_is_labelled: bool,
 }
@@ -63,6 +65,23 @@ impl Ledger {
                 Ok(())
             }
         }
+    }
+
+    /// Keeps a number that is no degree until it is known whether anything else is.
+    pub(super) fn doubtful(&mut self, field: Field, written: &str, place: Place) {
+        if self.doubtful.len() < MOST_LISTED {
+            self.doubtful.push((field, written.to_owned(), place));
+        }
+    }
+
+    /// Refuses doubtful numbers of degrees that nothing else states.
+    pub(super) fn settle(&mut self) -> Result<(), DocumentError> {
+        for (field, written, place) in std::mem::take(&mut self.doubtful) {
+            if !self.has(field) {
+                self.count(field, &written, place)?;
+            }
+        }
+        Ok(())
     }
 
     /// Writes down a count already checked.

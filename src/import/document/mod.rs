@@ -102,6 +102,7 @@ pub fn read(name: &str, bytes: &[u8]) -> Result<(DocumentFormat, Claims), Docume
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut ledger = Ledger::default();
     let format = read_text(name, text, &mut ledger)?;
+    ledger.settle()?;
     let claims = ledger.finish();
     if claims.names_a_plan() {
         Ok((format, claims))

@@ -324,6 +324,9 @@ impl Passage<'_> {
         let loose = !(explicit || glued);
         // "PP ranks 0 and 1" names ranks; only a stated 0 or 2.5 is a mistake worth stopping for.
         if loose && (written.contains('.') || written.trim_matches('0').is_empty()) {
+            if number == after && field.is_degree() && self.ends_clause(number + 1) {
+                self.ledger.doubtful(field, &written, self.place(number));
+            }
             return Ok(number);
         }
         let thousands = field == Field::SeqLen && self.word(number + 1, &["k"]);
