@@ -183,10 +183,8 @@ pub(super) fn remarks(facts: &Facts<'_>, convention: Convention, draft: &Draft) 
         }
     }
     let Some(plan) = rules::resolve(job, &draft).plan else { return out };
-    let warnings = rules::warnings(job, framework, &plan, Some(&draft))
-        .iter()
-        .map(|warning| Finding::note("remark", warning.to_string()));
-    out.extend(warnings);
+    let warnings = rules::warnings(job, framework, &plan, Some(&draft));
+    out.extend(warnings.iter().map(|warning| Finding::note("remark", warning.to_string())));
     if let Some((least, most, capacity)) = memory_range(facts, convention, &draft)
         && !jobs.exact
     {
