@@ -66,6 +66,10 @@ pub mod rank;
 
 pub mod search;
 
+pub mod claim;
+
+pub mod verify;
+
 pub mod explain;
 
 // -- shell: files, terminal, people --
