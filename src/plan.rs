@@ -501,7 +501,7 @@ impl Draft {
     pub const fn keys(convention: Convention) -> &'static [&'static str] {
         match convention {
             Convention::Product => &["tp", "ep", "pp", "dp", "cp", "etp"],
-            Convention::Megatron | Convention::Bridge => &["tp", "cp", "pp", "ep", "etp", "dp"],
+            Convention::Megatron | Convention::Bridge => &["tp", "cp", "pp", "ep", "etp", "dp", "replicas"],
             Convention::Torchtitan => &["tp", "cp", "pp", "ep", "dp", "dp_replicate", "dp_shard", "pp_microbatches"],
             Convention::Deepspeed => &["tp", "pp", "ep", "dp"],
             Convention::Vllm => &["tp", "pp", "dp", "ep", "dcp", "pcp", "eplb", "redundant_experts", "replicas"],
