@@ -8,6 +8,7 @@ pub mod estimate;
 pub mod explain;
 pub mod export;
 pub mod framework;
+pub mod huggingface;
 pub mod import;
 pub mod job;
 pub mod launch;

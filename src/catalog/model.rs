@@ -2,7 +2,7 @@
 
 use super::{answers, list, lookup, read};
 use crate::error::{Error, Locate, Result, nearest};
-use crate::import::hf;
+use crate::huggingface;
 use crate::model::{Block, Model, ModelSpec, Norm, Quant, Run};
 use serde::Deserialize;
 use serde_json::Value;
@@ -189,5 +189,5 @@ fn from_json(origin: &str, name: &str, value: &Value, quant: Option<(&str, &Valu
     if value.get("blocks").is_some() && value.get("layers").is_some() {
         return read::typed_value::<ModelFile>(origin, value)?.check(origin).map(|(model, _)| model);
     }
-    hf::model(origin, name, value, quant)
+    huggingface::model(origin, name, value, quant)
 }

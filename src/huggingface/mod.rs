@@ -3,13 +3,17 @@
 //! Source: the modelling files of Hugging Face transformers and the publishers' own code. An architecture that is not
 //! known here is read by the common keys, and the model says so.
 
-use super::keys::Keys;
-use super::quant;
+mod keys;
+mod quant;
+#[cfg(test)]
+mod tests;
+
 use crate::error::{Error, Locate, Result};
 use crate::model::{
     Block, DeltaNet, DenseMlp, Gqa, Indexer, Mamba2, Mixer, Mla, Mlp, Model, ModelError, ModelSpec, Moe, Norm, QkNorm,
     Run,
 };
+use keys::Keys;
 use serde_json::Value;
 
 /// Where multimodal configs keep their text model.

@@ -1,6 +1,6 @@
 //! Small configs of each kind, written by hand, and configs with mistakes.
 
-use super::hf::{model, spec};
+use super::{model, spec};
 use crate::model::{Mixer, Model, Norm, QkNorm, Quant, QuantScope, WeightFormat};
 use serde_json::{Map, Value, json};
 
