@@ -233,5 +233,5 @@ fn the_readme_runs() {
 #[test]
 fn commands_are_found() {
     let text = "a\n```console\n$ meshwright plan \\\n    --top 3\n  # 1\n$ ls\n```\n```\n$ no\n```\n";
-    assert_eq!(commands(text), ["meshwright plan     --top 3", "ls"]);
+    assert_eq!(commands(text), ["meshwright plan --top 3", "ls"]);
 }
