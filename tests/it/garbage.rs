@@ -171,9 +171,9 @@ fn broken_lines_of_a_batch_leave_the_rest_alone() {
     let mut lines: Vec<Vec<u8>> = Vec::new();
     for _ in 0..60 {
         let mut line = broken(&mut dice, job());
-        line.retain(|b| *b != 0xff && *b != b'\n');
+        line.retain(|b| *b != b'\n');
         line.truncate(20_000);
-        lines.push(line);
+        lines.push(String::from_utf8_lossy(&line).into_owned().into_bytes());
         lines.push(good.clone().into_bytes());
     }
     lines.retain(|line| !line.is_empty());
@@ -231,7 +231,7 @@ fn broken_command_lines_are_refused_with_their_flag() {
             args.truncate(at);
         }
         let ran = run(&args);
-        let places = ["`", "--", "missing", "plan", "flags"];
+        let places = ["`", "--", "missing", "plan", "flags", "argument '-"];
         let empty_is_fine = matches!(ran.code, Some(0 | 1)) && ran.stdout.is_empty();
         if empty_is_fine {
             assert!(!ran.stderr.is_empty() || command == "launch", "a result or a reason: {args:?}");

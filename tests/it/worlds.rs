@@ -82,7 +82,7 @@ fn body() -> impl Strategy<Value = (Vec<Block>, Vec<Run>)> {
     let run = |pattern: Vec<usize>, repeat: u32| Run { pattern, repeat };
     prop_oneof![
         (gqa(false), dense(), 1_u32..=24).prop_map(move |(a, d, n)| (vec![with(a, of(Some(d), None))], vec![run(vec![0], n)])),
-        (gqa(false), moe(), 1_u32..=24).prop_map(move |(a, m, n)| (vec![with(a, of(None, Some(m)))], vec![run(vec![0], n)])),
+        (gqa(false), moe(), 1_u32..=96).prop_map(move |(a, m, n)| (vec![with(a, of(None, Some(m)))], vec![run(vec![0], n)])),
         (mla(), dense(), moe(), 1_u32..=3, 1_u32..=13).prop_map(move |(a, d, m, first, n)| {
             let blocks = vec![with(a, of(Some(d), None)), with(a, of(None, Some(m)))];
             (blocks, vec![run(vec![0], first), run(vec![1], n)])
@@ -107,7 +107,7 @@ pub(crate) fn model() -> impl Strategy<Value = Model> {
         Some(Quant { format: WeightFormat::Int4, scope: QuantScope::Linears }),
         Some(Quant { format: WeightFormat::Mxfp4, scope: QuantScope::RoutedExperts }),
     ]);
-    (body(), select(vec![256_u32, 1024, 2048, 6144]), select(vec![1_000_u32, 32_000, 151_936]), any::<bool>(), quant).prop_map(
+    (body(), select(vec![256_u32, 1024, 2048, 6144, 12_288]), select(vec![1_000_u32, 32_000, 151_936]), any::<bool>(), quant).prop_map(
         |((blocks, layers), hidden, vocab, tied_embeddings, quant)| {
             let spec = ModelSpec {
                 name: "random".into(),
