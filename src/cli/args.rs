@@ -185,6 +185,7 @@ impl ServeArgs {
             || self.tpot_ms.is_some()
             || self.prefix_hit.is_some()
             || self.memory_fraction.is_some()
+            || self.engine_version.is_some()
     }
 
     fn over(&self, base: ServeFile) -> ServeFile {
