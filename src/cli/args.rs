@@ -113,6 +113,9 @@ impl JobArgs {
             Some(path) => (path.clone(), JobFile::parse(path, &super::out::read(path)?)?),
             None => ("flags".to_owned(), JobFile::default()),
         };
+        if file.train.is_some() && file.serve.is_some() {
+            return Err(Error::invalid(origin, "serve", "train and serve", "exactly one of `train`, `serve`"));
+        }
         let text = |value: &Option<String>| value.clone().map(Value::String);
         file.model = text(&self.model).or(file.model);
         file.cluster = text(&self.cluster).or(file.cluster);
