@@ -276,6 +276,13 @@ impl SpaceArgs {
             let stage = word.trim().parse::<u8>().ok().filter(|z| *z <= 3);
             zero.push(stage.ok_or_else(|| flag_error("--zero", word, "0, 1, 2 or 3"))?);
         }
+        // A value said twice is one value: no plan is counted twice.
+        recompute.sort_unstable();
+        recompute.dedup();
+        schedule.sort_unstable();
+        schedule.dedup();
+        zero.sort_unstable();
+        zero.dedup();
         let optimizer_offload = match self.optimizer_offload {
             None => Vec::new(),
             Some(share) if (0.0..=1.0).contains(&share) => vec![(share * 100.0).round() as u8],
