@@ -159,27 +159,21 @@ pub fn group(convention: Convention, mesh: &Mesh, replicas: Replicas, kind: Grou
     match convention {
         Convention::Vllm => {
             // PP lies between TP and DP; an expert group is TP blocks repeated at every DP rank.
-            let across = Group { inner: (tp * cp, 1), outer: (dp, tp * cp * pp) };
+            let engine = tp * cp * pp;
+            let across = Group { inner: (tp * cp, 1), outer: (dp, engine) };
             match kind {
                 GroupKind::Tp => Group::strided(tp, 1),
                 GroupKind::Cp => Group::strided(cp, tp),
-                GroupKind::Dp | GroupKind::DpCp => Group::strided(dp, tp * cp * pp),
+                GroupKind::Dp => Group::strided(dp, engine),
+                GroupKind::DpCp => Group { inner: (cp, tp), outer: (dp, engine) },
                 GroupKind::Pp => Group::strided(pp, tp * cp),
-                GroupKind::Ep => {
-                    if ep > 1 {
-                        across
-                    } else {
-                        Group::strided(1, 1)
-                    }
-                }
-                GroupKind::Etp => {
-                    if etp > 1 {
-                        across
-                    } else {
-                        Group::strided(1, 1)
-                    }
-                }
-                GroupKind::Edp => Group::strided(edp, stage),
+                GroupKind::Ep if ep > 1 => across,
+                GroupKind::Ep => Group::strided(1, 1),
+                // A dense model's engines are cut by TP alone.
+                GroupKind::Etp if etp == tp => Group::strided(tp, 1),
+                GroupKind::Etp if etp > 1 => across,
+                GroupKind::Etp => Group::strided(1, 1),
+                GroupKind::Edp => Group::strided(edp, engine),
             }
         }
         Convention::Trtllm => match kind {

@@ -255,7 +255,7 @@ impl Plan {
     pub fn text(&self, convention: Convention, purpose: Purpose) -> String {
         let m = &self.mesh;
         let k = &self.knobs;
-        let mut out = self.degrees(convention, purpose);
+        let mut out = self.degrees(convention);
         let mut push = |text: String| {
             out.push(' ');
             out.push_str(&text);
@@ -299,7 +299,7 @@ impl Plan {
         if k.last_stage_layers > 0 {
             push(format!("last_stage_layers={}", k.last_stage_layers));
         }
-        if k.dcp > 1 {
+        if k.dcp > 1 && convention == Convention::Vllm {
             push(format!("dcp={}", k.dcp));
         }
         if k.eplb {
@@ -317,7 +317,7 @@ impl Plan {
         out
     }
 
-    fn degrees(&self, convention: Convention, purpose: Purpose) -> String {
+    fn degrees(&self, convention: Convention) -> String {
         let m = &self.mesh;
         let k = &self.knobs;
         let replica_dp = m.dp_attention() / k.replicas.max(1);
@@ -350,12 +350,18 @@ impl Plan {
             }
             Convention::Vllm => {
                 parts.extend([("tp", m.tp()), ("pp", m.pp()), ("dp", replica_dp)]);
+                if m.cp() > 1 {
+                    parts.push(("pcp", m.cp()));
+                }
                 let text = join(&parts);
                 return format!("{text} ep={}", m.ep() > 1);
             }
             Convention::Sglang => {
                 parts.extend([("tp", m.tp() * m.cp() * replica_dp), ("pp", m.pp())]);
                 parts.extend([("attn_dp", replica_dp), ("ep", m.ep())]);
+                if m.cp() > 1 {
+                    parts.push(("attn_cp", m.cp()));
+                }
                 if k.moe_dp > 1 {
                     parts.push(("moe_dp", k.moe_dp));
                 }
@@ -363,12 +369,14 @@ impl Plan {
             Convention::Trtllm => {
                 parts.extend([("tp", m.tp() * replica_dp), ("pp", m.pp())]);
                 cp(&mut parts);
-                parts.extend([("moe_tp", m.etp()), ("moe_ep", m.ep())]);
+                // A dense model's experts grid is a shadow of its attention grid, not a split of the stage.
+                if m.etp() * m.ep() == m.tp() * replica_dp {
+                    parts.extend([("moe_tp", m.etp()), ("moe_ep", m.ep())]);
+                }
                 let text = join(&parts);
                 return if replica_dp > 1 { format!("{text} attention_dp=true") } else { text };
             }
         }
-        let _only_training_names_it = purpose;
         join(&parts)
     }
 
@@ -493,13 +501,23 @@ impl Draft {
     pub const fn keys(convention: Convention) -> &'static [&'static str] {
         match convention {
             Convention::Product => &["tp", "ep", "pp", "dp", "cp", "etp"],
-            Convention::Megatron | Convention::Bridge => &["tp", "cp", "pp", "ep", "etp", "dp"],
+            Convention::Megatron | Convention::Bridge => &["tp", "cp", "pp", "ep", "etp", "dp", "replicas"],
             Convention::Torchtitan => &["tp", "cp", "pp", "ep", "dp", "dp_replicate", "dp_shard", "pp_microbatches"],
             Convention::Deepspeed => &["tp", "pp", "ep", "dp"],
             Convention::Vllm => &["tp", "pp", "dp", "ep", "dcp", "pcp", "eplb", "redundant_experts", "replicas"],
-            Convention::Sglang => {
-                &["tp", "pp", "dp", "attn_dp", "ep", "moe_dp", "a2a", "eplb", "redundant_experts", "replicas"]
-            }
+            Convention::Sglang => &[
+                "tp",
+                "pp",
+                "dp",
+                "attn_dp",
+                "attn_cp",
+                "ep",
+                "moe_dp",
+                "a2a",
+                "eplb",
+                "redundant_experts",
+                "replicas",
+            ],
             Convention::Trtllm => &["tp", "pp", "cp", "moe_tp", "moe_ep", "attention_dp", "replicas"],
         }
     }
@@ -575,7 +593,7 @@ impl Draft {
                 Value::Null | Value::Bool(_) | Value::Number(_) | Value::Text(_) => self.dp_shard = Some(count(1)?),
             },
             "attn_dp" => self.attn_dp = Some(count(1)?),
-            "pcp" => self.pcp = Some(count(1)?),
+            "pcp" | "attn_cp" => self.pcp = Some(count(1)?),
             "moe_tp" => self.moe_tp = Some(count(1)?),
             "moe_ep" => self.moe_ep = Some(count(1)?),
             "attention_dp" => self.attention_dp = Some(switch()?),

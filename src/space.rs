@@ -61,10 +61,15 @@ pub struct SpaceOptions {
 }
 
 impl SpaceOptions {
-    /// The convention in force.
+    /// The convention in force: the framework's; without one, product's names for products and Megatron's, which can say both
+    /// grids, for folded plans.
     #[must_use]
     pub fn convention(&self) -> Convention {
-        self.framework.map_or(Convention::Product, Framework::convention)
+        match (self.framework, self.scope) {
+            (Some(framework), _) => framework.convention(),
+            (None, Scope::Product) => Convention::Product,
+            (None, Scope::Folded) => Convention::Megatron,
+        }
     }
 }
 

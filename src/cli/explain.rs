@@ -85,7 +85,11 @@ pub(super) fn run(args: &ExplainArgs) -> Result<Verdict> {
             }
         }
         if let Some((ahead, fit, best)) = better {
-            let _ = writeln!(text, "\n{ahead} of the {fit} meshes that fit are faster; the best is {best}");
+            if fit == 0 {
+                text.push_str("\nno other mesh of these GPUs fits either\n");
+            } else {
+                let _ = writeln!(text, "\n{ahead} of the {fit} meshes that fit are faster; the best is {best}");
+            }
         }
         text
     };

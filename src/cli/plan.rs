@@ -168,7 +168,7 @@ fn table(r: &Ranking<'_>, read: &ReadJob) -> String {
             let gain = r.outcome.rows[0].value / folded.value * 100.0 - 100.0;
             let _ = writeln!(
                 text,
-                "a folded plan is {gain:.0}% better by {}: {plan} (experts not cut by TP; --space folded)",
+                "a folded plan is {gain:.0}% better by {}: {plan} (--convention megatron; more with --space folded)",
                 r.objective.name()
             );
         }

@@ -113,10 +113,12 @@ fn price(path: &str, row: &MeasuredRow, models: &Map<String, Value>, points: &mu
     let Some(estimate) = assess(&read.job, read.framework, &draft).estimate else {
         return Err(Error::invalid(&origin, "job.plan", "no mesh", "a plan whose grids exist"));
     };
-    let group = row.id.split('/').next().filter(|_| row.id.contains('/')).map_or_else(
-        || format!("serving, {}", read.convention.name()),
-        |name| format!("training, {name}"),
-    );
+    let group = row
+        .id
+        .split('/')
+        .next()
+        .filter(|_| row.id.contains('/'))
+        .map_or_else(|| format!("serving, {}", read.convention.name()), |name| format!("training, {name}"));
     let mut add = |what, measured: Option<f64>, predicted: f64| {
         if let Some(measured) = measured {
             points.push(Point {

@@ -2,7 +2,9 @@
 
 pub mod html;
 pub mod json;
+pub mod lint;
 pub mod text;
+pub mod verify;
 
 use crate::estimate::Time;
 use crate::explain;

@@ -206,7 +206,7 @@ rules! {
     /// One request fits nowhere.
     KvCapacity "kv-capacity" AtMost "a request needs {need} KV tokens, and a replica holds {have}" "memory_fraction, kv_cache or more GPUs";
     /// Out of memory.
-    Memory "memory" AtMost "a GPU needs {need} bytes, and has {have}" "recompute, micro_batch, zero or more GPUs";
+    Memory "memory" AtMost "a GPU needs {need} bytes, and has {have}" "recompute, micro_batch, zero, number formats or more GPUs";
     /// Misses the target of the first token.
     Ttft "ttft" AtMost "the first token comes after {need} s, and the target is {have} s" "concurrency";
     /// Misses the target of the next tokens.
