@@ -152,7 +152,7 @@ impl Space {
     #[must_use]
     pub fn new(job: &Job, options: &SpaceOptions) -> Self {
         let world = job.gpus();
-        let least = if options.use_fewer { world / 2 + 1 } else { world };
+        let least = if options.use_fewer { world.div_ceil(2) } else { world };
         let mut blocks: Vec<MeshBlock> = Vec::new();
         for gpus in (least..=world).rev() {
             let mut meshes = meshes(job, options, gpus);

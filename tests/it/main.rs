@@ -1,1 +1,12 @@
+//! The integration tests, one binary: laws, oracle, published facts, schemas, snapshots, the command line, garbage, tidiness.
 
+mod cli;
+mod garbage;
+mod golden;
+mod laws;
+mod oracle;
+mod published;
+mod schema;
+mod tidy;
+mod tool;
+mod worlds;
