@@ -77,8 +77,15 @@ fn every_format_of_every_command_that_has_it() {
                     let columns: Vec<usize> = ran.stdout.split("\r\n").filter(|l| !l.is_empty()).map(fields).collect();
                     assert!(columns.len() > 1 && columns.windows(2).all(|w| w[0] == w[1]), "{}", ran.stdout);
                 }
-                "markdown" => assert!(ran.stdout.lines().all(|l| l.starts_with('|') && l.ends_with('|')), "{}", ran.stdout),
-                "html" => assert!(ran.stdout.contains("<html") && !ran.stdout.contains("http://") && !ran.stdout.contains("src=\"http"), "one page, nothing fetched"),
+                "markdown" => {
+                    assert!(ran.stdout.lines().all(|l| l.starts_with('|') && l.ends_with('|')), "{}", ran.stdout)
+                }
+                "html" => assert!(
+                    ran.stdout.contains("<html")
+                        && !ran.stdout.contains("http://")
+                        && !ran.stdout.contains("src=\"http"),
+                    "one page, nothing fetched"
+                ),
                 _ => {}
             }
         }
@@ -88,7 +95,15 @@ fn every_format_of_every_command_that_has_it() {
 /// Fields of a CSV record that may quote.
 fn fields(line: &str) -> usize {
     let mut inside = false;
-    1 + line.chars().filter(|c| { if *c == '"' { inside = !inside } *c == ',' && !inside }).count()
+    1 + line
+        .chars()
+        .filter(|c| {
+            if *c == '"' {
+                inside = !inside
+            }
+            *c == ',' && !inside
+        })
+        .count()
 }
 
 #[test]
@@ -115,8 +130,24 @@ fn a_reader_that_leaves_early_is_no_failure() {
         assert_eq!(ended.status.code(), Some(0), "{args:?}: {}", String::from_utf8_lossy(&ended.stderr));
         assert_eq!(String::from_utf8_lossy(&ended.stderr), "");
     }
-    let mut child = command().args(["plan", "--model", "gpt2", "--cluster", "8xH100", "--top", "5000", "--variants", "5000", "--format", "json"])
-        .stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut child = command()
+        .args([
+            "plan",
+            "--model",
+            "gpt2",
+            "--cluster",
+            "8xH100",
+            "--top",
+            "5000",
+            "--variants",
+            "5000",
+            "--format",
+            "json",
+        ])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
     drop(child.stdout.take());
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
@@ -184,7 +215,10 @@ fn the_job_file_takes_exactly_one_workload() {
     assert_eq!(ran.json()["job"]["serve"]["isl"], 10);
     let over = run(&["plan", "--job", &serve, "--osl", "20", "--cluster", "2xH100", "--format", "json", "--quiet"]);
     let job = &over.json()["job"];
-    assert_eq!((&job["serve"]["osl"], &job["serve"]["isl"], &job["cluster"]["gpus"]), (&20.into(), &10.into(), &2.into()));
+    assert_eq!(
+        (&job["serve"]["osl"], &job["serve"]["isl"], &job["cluster"]["gpus"]),
+        (&20.into(), &10.into(), &2.into())
+    );
 }
 
 #[test]
@@ -245,7 +279,11 @@ fn broken_files_are_named() {
         }
     }
     let folder = here.path("");
-    for args in [&["plan", "--job", &folder][..], &["estimate", "--batch", &folder], &["plan", "--model", &folder, "--cluster", "1xH100"]] {
+    for args in [
+        &["plan", "--job", &folder][..],
+        &["estimate", "--batch", &folder],
+        &["plan", "--model", &folder, "--cluster", "1xH100"],
+    ] {
         assert!(run(args).refusal().contains(folder.trim_end_matches('/')), "{args:?}");
     }
 }
@@ -270,19 +308,54 @@ fn a_config_json_and_its_folder_are_models() {
 #[test]
 fn numbers_beyond_reason_are_refused() {
     for flags in [
-        "--seq-len 0", "--seq-len 4294967295", "--seq-len 99999999999999999999", "--global-batch 0", "--global-batch=-5",
-        "--top 0", "--top 99999999999", "--threads 0", "--threads 99999", "--tp 0", "--tp 4294967296", "--pp 1..=99999999999",
-        "--moe-balance nan", "--moe-balance inf", "--optimizer-offload nan", "--optimizer-offload 2", "--zero 4", "--zero=-1",
-        "--serve --isl 0", "--serve --memory-fraction nan", "--serve --memory-fraction 1.5", "--serve --ttft-ms nan",
-        "--serve --tpot-ms=-1", "--serve --prefix-hit 2", "--gpu-price=-1", "--gpu-price nan", "--micro-batch 0", "--vpp 0",
-        "--recompute half", "--schedule 2f2b", "--cp 0",
+        "--seq-len 0",
+        "--seq-len 4294967295",
+        "--seq-len 99999999999999999999",
+        "--global-batch 0",
+        "--global-batch=-5",
+        "--top 0",
+        "--top 99999999999",
+        "--threads 0",
+        "--threads 99999",
+        "--tp 0",
+        "--tp 4294967296",
+        "--pp 1..=99999999999",
+        "--moe-balance nan",
+        "--moe-balance inf",
+        "--optimizer-offload nan",
+        "--optimizer-offload 2",
+        "--zero 4",
+        "--zero=-1",
+        "--serve --isl 0",
+        "--serve --memory-fraction nan",
+        "--serve --memory-fraction 1.5",
+        "--serve --ttft-ms nan",
+        "--serve --tpot-ms=-1",
+        "--serve --prefix-hit 2",
+        "--gpu-price=-1",
+        "--gpu-price nan",
+        "--micro-batch 0",
+        "--vpp 0",
+        "--recompute half",
+        "--schedule 2f2b",
+        "--cp 0",
     ] {
         let ran = say(&format!("plan --model gpt2 --cluster 1xH100 {flags}"));
         let flag = flags.split([' ', '=']).find(|w| *w != "--serve").unwrap().trim_start_matches("--");
         let said = ran.refusal().replace('_', "-");
         assert!(said.contains(flag), "{flags}: {said}");
     }
-    for cluster in ["0xH100", "1048577xH100", "4294967296xH100", "99999999999999999999xH100", "65536x65536xH100", "1.5xH100", "x", "8x", ""] {
+    for cluster in [
+        "0xH100",
+        "1048577xH100",
+        "4294967296xH100",
+        "99999999999999999999xH100",
+        "65536x65536xH100",
+        "1.5xH100",
+        "x",
+        "8x",
+        "",
+    ] {
         let ran = run(&["plan", "--model", "gpt2", "--cluster", cluster]);
         assert!(ran.refusal().contains("cluster") || ran.stderr.contains("gpu"), "{cluster}: {}", ran.stderr);
     }
@@ -299,20 +372,30 @@ fn colours_only_where_a_person_looks() {
         let out = command.output().unwrap();
         assert!(!out.stderr.contains(&0x1b) && !out.stdout.contains(&0x1b), "a pipe is no person");
     }
-    let out = command().args(["plan", "--model", "nobody", "--cluster", "1xH100"]).env("NO_COLOR", "1").env("CLICOLOR_FORCE", "1").output().unwrap();
+    let out = command()
+        .args(["plan", "--model", "nobody", "--cluster", "1xH100"])
+        .env("NO_COLOR", "1")
+        .env("CLICOLOR_FORCE", "1")
+        .output()
+        .unwrap();
     assert!(!out.stderr.contains(&0x1b), "NO_COLOR wins");
 }
 
 #[test]
 fn pinned_axes_hold() {
-    let ran = say(&format!("plan {QWEN} --tp 1,2 --pp 2..=4 --ep 8 --micro-batch 1 --recompute full --zero 1 --quiet --format json --variants 9"));
+    let ran = say(&format!(
+        "plan {QWEN} --tp 1,2 --pp 2..=4 --ep 8 --micro-batch 1 --recompute full --zero 1 --quiet --format json --variants 9"
+    ));
     let value = ran.json();
     let rows = value["results"].as_array().unwrap();
     assert!(!rows.is_empty());
     for row in rows {
         let plan = &row["plan"];
         assert!(plan["tp"].as_u64() <= Some(2) && (2..=4).contains(&plan["pp"].as_u64().unwrap()), "{plan}");
-        assert_eq!((&plan["ep"], &plan["micro_batch"], &plan["recompute"], &plan["zero"]), (&8.into(), &1.into(), &"full".into(), &1.into()));
+        assert_eq!(
+            (&plan["ep"], &plan["micro_batch"], &plan["recompute"], &plan["zero"]),
+            (&8.into(), &1.into(), &"full".into(), &1.into())
+        );
     }
     let twice = say(&format!("plan {QWEN} --recompute full,full --zero 1,1 --quiet --format json")).json();
     let once = say(&format!("plan {QWEN} --recompute full --zero 1 --quiet --format json")).json();
@@ -324,8 +407,16 @@ fn pinned_axes_hold() {
 fn the_four_models_on_the_clusters_of_the_issue() {
     for model in ["qwen3-30b-a3b", "mixtral-8x7b", "deepseek-v3", "llama-3-70b"] {
         for (cluster, serve) in [
-            ("16xH100", false), ("16xH100", true), ("64xH200", false), ("64xH200", true), ("18x4xGB200", false), ("18x4xGB200", true),
-            ("1xL40S", false), ("1xL40S", true), ("3xA100", false), ("3xA100", true),
+            ("16xH100", false),
+            ("16xH100", true),
+            ("64xH200", false),
+            ("64xH200", true),
+            ("18x4xGB200", false),
+            ("18x4xGB200", true),
+            ("1xL40S", false),
+            ("1xL40S", true),
+            ("3xA100", false),
+            ("3xA100", true),
         ] {
             let mode = if serve { "--serve" } else { "--train" };
             let line = format!("plan --model {model} --cluster {cluster} {mode} --quiet");
@@ -337,15 +428,23 @@ fn the_four_models_on_the_clusters_of_the_issue() {
             let fits = table.code == Some(0);
             assert_eq!(fits, !value["results"].as_array().unwrap().is_empty(), "{line}");
             if !fits {
-                assert!(table.stdout.contains("no plan fits") && table.stdout.contains("nearest: "), "{line}\n{}", table.stdout);
+                assert!(
+                    table.stdout.contains("no plan fits") && table.stdout.contains("nearest: "),
+                    "{line}\n{}",
+                    table.stdout
+                );
                 let layers = ["meshes", "plans"].map(|l| value["refused"][l].as_array().unwrap().clone()).concat();
                 assert!(!layers.is_empty() && layers.iter().all(|t| t["nearest"].is_object()), "{line}");
             }
             // What must fit, and what cannot, whatever the calibration.
             let must = match (model, cluster, serve) {
                 ("qwen3-30b-a3b", "16xH100" | "64xH200", _) | (_, "64xH200" | "18x4xGB200", true) => Some(true),
-                ("mixtral-8x7b" | "llama-3-70b", "16xH100", _) | ("mixtral-8x7b" | "qwen3-30b-a3b", "3xA100", true) => Some(true),
-                ("deepseek-v3", "16xH100" | "3xA100" | "1xL40S", false) | (_, "1xL40S", false) | ("deepseek-v3", "1xL40S" | "3xA100", true) => Some(false),
+                ("mixtral-8x7b" | "llama-3-70b", "16xH100", _) | ("mixtral-8x7b" | "qwen3-30b-a3b", "3xA100", true) => {
+                    Some(true)
+                }
+                ("deepseek-v3", "16xH100" | "3xA100" | "1xL40S", false)
+                | (_, "1xL40S", false)
+                | ("deepseek-v3", "1xL40S" | "3xA100", true) => Some(false),
                 _ => None,
             };
             assert!(must.is_none_or(|must| must == fits), "{line}: {}", table.stdout);
@@ -390,7 +489,8 @@ fn a_plan_from_folded_space_can_be_pasted_too() {
     for flags in ["--model qwen3-30b-a3b --cluster 16xH100", "--model qwen3-30b-a3b --cluster 16xH100 --serve"] {
         let rows = say(&format!("plan {flags} --space folded --top 10 --quiet --format json")).json();
         for row in rows["results"].as_array().unwrap() {
-            let (text, convention) = (row["plan"]["text"].as_str().unwrap(), row["plan"]["convention"].as_str().unwrap());
+            let (text, convention) =
+                (row["plan"]["text"].as_str().unwrap(), row["plan"]["convention"].as_str().unwrap());
             let mut args: Vec<&str> = vec!["estimate", "--quiet", "--format", "json"];
             args.extend(flags.split(' '));
             // A framework's convention brings its rules: serving in Megatron's words has no framework.

@@ -21,7 +21,11 @@ fn summary(name: &str) -> String {
         let _ = writeln!(out, "{line}");
     }
     let searched = &answer["searched"];
-    let _ = writeln!(out, "\n{} factorisations, {} meshes, {} plans", searched["factorisations"], searched["meshes"], searched["plans"]);
+    let _ = writeln!(
+        out,
+        "\n{} factorisations, {} meshes, {} plans",
+        searched["factorisations"], searched["meshes"], searched["plans"]
+    );
     for layer in ["meshes", "plans"] {
         for tally in answer["refused"][layer].as_array().expect("a list") {
             let rule = tally["rule"].as_str().expect("a rule");
@@ -33,7 +37,10 @@ fn summary(name: &str) -> String {
             let _ = writeln!(
                 out,
                 "{layer}: {rule} refuses {}; nearest: {}: {} ({})",
-                tally["refused"], word(&near["plan"]), word(&near["message"]), word(&near["hint"])
+                tally["refused"],
+                word(&near["plan"]),
+                word(&near["message"]),
+                word(&near["hint"])
             );
         }
     }

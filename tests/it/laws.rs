@@ -145,7 +145,7 @@ fn job_and_text() -> impl Strategy<Value = (Job, Convention, Option<Framework>, 
     (job(), any::<prop::sample::Index>()).prop_flat_map(|(job, index)| {
         let framework = framework(&job, index.index(8));
         let convention = framework.map_or(Convention::Product, Framework::convention);
-        let text = any_plan(convention, job.train().is_some());
+        let text = any_plan(convention, job.train().is_some(), job.gpus());
         (Just(job), Just(convention), Just(framework), text)
     })
 }
@@ -263,9 +263,9 @@ proptest! {
 fn object(text: &str) -> Value {
     let mut map = Map::new();
     for word in text.split(' ') {
-        let (key, value) = word.split_once('=').unwrap_or_else(|| {
-            word.split_at(word.find(|c: char| c.is_ascii_digit()).expect("a degree has digits"))
-        });
+        let (key, value) = word
+            .split_once('=')
+            .unwrap_or_else(|| word.split_at(word.find(|c: char| c.is_ascii_digit()).expect("a degree has digits")));
         let key = if key == "mb" { "micro_batch" } else { key };
         map.insert(key.into(), serde_json::from_str(value).unwrap_or_else(|_| value.into()));
     }

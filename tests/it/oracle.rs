@@ -48,10 +48,8 @@ fn legal_degrees(model: &Model, [tp, ep, pp, _]: Degrees) -> bool {
             Mixer::DeltaNet(_) | Mixer::Mamba2(_) | Mixer::None {} => panic!("not generated"),
         };
         let dense = block.mlp.dense.is_none_or(|d| divides(tp, d.ffn));
-        let experts = block
-            .mlp
-            .moe
-            .is_none_or(|m| divides(ep, m.experts) && divides(tp, m.ffn) && divides(tp, m.shared_ffn));
+        let experts =
+            block.mlp.moe.is_none_or(|m| divides(ep, m.experts) && divides(tp, m.ffn) && divides(tp, m.shared_ffn));
         attention && dense && experts
     })
 }
@@ -114,12 +112,8 @@ fn pins_cut_the_space_and_nothing_else() {
     let bounds = Bounds { tp: vec![1, 2], ep: vec![4, 8], pp: vec![1, 2, 4], ..Bounds::default() };
     let some = Space::new(&job, &SpaceOptions { bounds, ..SpaceOptions::default() });
     let meshes: Vec<Mesh> = some.blocks.iter().map(|b| b.mesh).collect();
-    let filtered: Vec<Mesh> = all
-        .blocks
-        .iter()
-        .map(|b| b.mesh)
-        .filter(|m| m.tp() <= 2 && [4, 8].contains(&m.ep()) && m.pp() <= 4)
-        .collect();
+    let filtered: Vec<Mesh> =
+        all.blocks.iter().map(|b| b.mesh).filter(|m| m.tp() <= 2 && [4, 8].contains(&m.ep()) && m.pp() <= 4).collect();
     assert_eq!(meshes, filtered);
     assert!(!meshes.is_empty());
 }
@@ -140,8 +134,7 @@ fn all_training_plans(job: &Job, zeros: &[u8]) -> Vec<(Degrees, Plan)> {
                     for &zero in zeros {
                         let mesh = Mesh::product(tp, 1, ep, pp, dp).expect("a product");
                         let sequence_parallel = tp > 1;
-                        let knobs =
-                            Knobs { micro_batch, vpp, recompute, zero, sequence_parallel, ..Knobs::default() };
+                        let knobs = Knobs { micro_batch, vpp, recompute, zero, sequence_parallel, ..Knobs::default() };
                         out.push((degrees, Plan { mesh, knobs }));
                     }
                 }
@@ -152,7 +145,12 @@ fn all_training_plans(job: &Job, zeros: &[u8]) -> Vec<(Degrees, Plan)> {
 }
 
 /// Prices plans, keeps those that fit, the best `variants` of each mesh, sorted.
-fn brute_force(job: &Job, plans: &[(Degrees, Plan)], objective: Objective, variants: usize) -> (u64, Vec<Row>, Vec<Row>) {
+fn brute_force(
+    job: &Job,
+    plans: &[(Degrees, Plan)],
+    objective: Objective,
+    variants: usize,
+) -> (u64, Vec<Row>, Vec<Row>) {
     let mut fitting: Vec<(Degrees, Row)> = Vec::new();
     for (degrees, plan) in plans {
         let estimate = estimate::estimate(job, Convention::Product, plan);
@@ -176,8 +174,7 @@ fn brute_force(job: &Job, plans: &[(Degrees, Plan)], objective: Objective, varia
 fn pareto(job: &Job, rows: &[Row]) -> Vec<(f64, f64)> {
     let points: Vec<(f64, f64)> = rows.iter().map(|row| trade(job, row)).collect();
     let beats = |p: &(f64, f64), q: &(f64, f64)| p.0 >= q.0 && p.1 >= q.1 && (p.0 > q.0 || p.1 > q.1);
-    let mut out: Vec<(f64, f64)> =
-        points.iter().filter(|q| !points.iter().any(|p| beats(p, q))).copied().collect();
+    let mut out: Vec<(f64, f64)> = points.iter().filter(|q| !points.iter().any(|p| beats(p, q))).copied().collect();
     out.sort_by(|a, b| b.0.total_cmp(&a.0));
     out.dedup();
     out
@@ -255,7 +252,8 @@ fn built_in_models_find_what_brute_force_finds() {
     for (model, cluster) in [("qwen3-30b-a3b", "16xh100"), ("mixtral-8x7b", "16xh200"), ("llama-3-8b", "12xh100")] {
         let job = training(model, cluster, 4096, 32);
         let zeros = [1_u8];
-        let space = SpaceOptions { bounds: Bounds { zero: zeros.to_vec(), ..Bounds::default() }, ..SpaceOptions::default() };
+        let space =
+            SpaceOptions { bounds: Bounds { zero: zeros.to_vec(), ..Bounds::default() }, ..SpaceOptions::default() };
         fit += agrees(&job, &space, &all_training_plans(&job, &zeros), Objective::Throughput, 2);
     }
     assert!(fit > 100, "{fit} plans to compare");

@@ -9,7 +9,12 @@ use serde_json::Value;
 
 fn near(got: f64, want: f64, share: f64, what: &str) {
     let off = got / want - 1.0;
-    assert!(off.abs() <= share, "{what}: {got} is {:+.2}% off {want}, and {:.1}% is allowed", off * 100.0, share * 100.0);
+    assert!(
+        off.abs() <= share,
+        "{what}: {got} is {:+.2}% off {want}, and {:.1}% is allowed",
+        off * 100.0,
+        share * 100.0
+    );
 }
 
 /// What a table of model shapes says of one model.
@@ -28,13 +33,83 @@ struct Shape {
 
 /// `users.md`, section 9: configs of the publishers, counted by hand.
 const SHAPES: [Shape; 7] = [
-    Shape { model: "deepseek-v3", billions: 671.03, active: 37.55, routed: 653.91, kv_bytes: 70_272, layers: 61, heads: 128, kv_heads: None, experts: Some((256, 8, 2048)) },
-    Shape { model: "qwen3-235b-a22b", billions: 235.09, active: 22.19, routed: 227.10, kv_bytes: 192_512, layers: 94, heads: 64, kv_heads: Some(4), experts: Some((128, 8, 1536)) },
-    Shape { model: "qwen3-30b-a3b", billions: 30.53, active: 3.35, routed: 28.99, kv_bytes: 98_304, layers: 48, heads: 32, kv_heads: Some(4), experts: Some((128, 8, 768)) },
-    Shape { model: "mixtral-8x7b", billions: 46.70, active: 12.88, routed: 45.10, kv_bytes: 131_072, layers: 32, heads: 32, kv_heads: Some(8), experts: Some((8, 2, 14336)) },
-    Shape { model: "mixtral-8x22b", billions: 140.63, active: 39.16, routed: 135.29, kv_bytes: 229_376, layers: 56, heads: 48, kv_heads: Some(8), experts: Some((8, 2, 16384)) },
-    Shape { model: "llama-3-70b", billions: 70.55, active: 70.55, routed: 0.0, kv_bytes: 327_680, layers: 80, heads: 64, kv_heads: Some(8), experts: None },
-    Shape { model: "gpt-oss-120b", billions: 116.83, active: 5.71, routed: 114.70, kv_bytes: 73_728, layers: 36, heads: 64, kv_heads: Some(8), experts: Some((128, 4, 2880)) },
+    Shape {
+        model: "deepseek-v3",
+        billions: 671.03,
+        active: 37.55,
+        routed: 653.91,
+        kv_bytes: 70_272,
+        layers: 61,
+        heads: 128,
+        kv_heads: None,
+        experts: Some((256, 8, 2048)),
+    },
+    Shape {
+        model: "qwen3-235b-a22b",
+        billions: 235.09,
+        active: 22.19,
+        routed: 227.10,
+        kv_bytes: 192_512,
+        layers: 94,
+        heads: 64,
+        kv_heads: Some(4),
+        experts: Some((128, 8, 1536)),
+    },
+    Shape {
+        model: "qwen3-30b-a3b",
+        billions: 30.53,
+        active: 3.35,
+        routed: 28.99,
+        kv_bytes: 98_304,
+        layers: 48,
+        heads: 32,
+        kv_heads: Some(4),
+        experts: Some((128, 8, 768)),
+    },
+    Shape {
+        model: "mixtral-8x7b",
+        billions: 46.70,
+        active: 12.88,
+        routed: 45.10,
+        kv_bytes: 131_072,
+        layers: 32,
+        heads: 32,
+        kv_heads: Some(8),
+        experts: Some((8, 2, 14336)),
+    },
+    Shape {
+        model: "mixtral-8x22b",
+        billions: 140.63,
+        active: 39.16,
+        routed: 135.29,
+        kv_bytes: 229_376,
+        layers: 56,
+        heads: 48,
+        kv_heads: Some(8),
+        experts: Some((8, 2, 16384)),
+    },
+    Shape {
+        model: "llama-3-70b",
+        billions: 70.55,
+        active: 70.55,
+        routed: 0.0,
+        kv_bytes: 327_680,
+        layers: 80,
+        heads: 64,
+        kv_heads: Some(8),
+        experts: None,
+    },
+    Shape {
+        model: "gpt-oss-120b",
+        billions: 116.83,
+        active: 5.71,
+        routed: 114.70,
+        kv_bytes: 73_728,
+        layers: 36,
+        heads: 64,
+        kv_heads: Some(8),
+        experts: Some((128, 4, 2880)),
+    },
 ];
 
 #[test]
@@ -87,8 +162,7 @@ fn us1_the_vendors_plan_is_valid_and_holds_its_states() {
     assert_eq!((&r["verdict"], &r["plan"]["dp"], &r["plan"]["edp"]), (&"fits".into(), &8.into(), &1.into()));
     assert_eq!(r["plan"]["formula"], "TP*PP*DP = 1*2*8 = 16, ETP*EP*PP*EDP = 1*8*2*1 = 16");
     near(states(&r), 38.4, 0.03, "model states, GB");
-    let ep: Vec<&Value> =
-        r["communication"].as_array().unwrap().iter().filter(|c| c["group"] == "ep").collect();
+    let ep: Vec<&Value> = r["communication"].as_array().unwrap().iter().filter(|c| c["group"] == "ep").collect();
     assert!(!ep.is_empty() && ep.iter().all(|c| c["crosses_network"] == false && c["members_per_node"] == 8), "{ep:?}");
 }
 
@@ -174,8 +248,7 @@ const US4: &str = "--model deepseek-v3 --serve --framework vllm --memory-fractio
 /// GB of weights a GPU, KV tokens in all; vllm#17041.
 #[test]
 fn us4_weights_and_kv_tokens_of_three_layouts() {
-    for (plan, weights, tokens) in
-        [("tp16", 42.1, 355e3), ("tp8 pp2", 42.1, 710e3), ("tp1 dp16 ep=true", 59.8, 1.63e6)]
+    for (plan, weights, tokens) in [("tp16", 42.1, 355e3), ("tp8 pp2", 42.1, 710e3), ("tp1 dp16 ep=true", 59.8, 1.63e6)]
     {
         let r = estimate(&format!("{US4} 16xH100"), plan);
         assert_eq!(r["verdict"], "fits", "{plan}");
@@ -243,7 +316,10 @@ fn us5_quantisation_blocks_decide() {
 #[test]
 fn adam_keeps_eighteen_bytes_a_parameter() {
     for (grad, bytes) in [("fp32", 18.0), ("bf16", 16.0)] {
-        let r = estimate(&format!("--model llama-3-8b --cluster 1xB300 --global-batch 8 --grad-dtype {grad}"), "tp1 mb1 recompute=full");
+        let r = estimate(
+            &format!("--model llama-3-8b --cluster 1xB300 --global-batch 8 --grad-dtype {grad}"),
+            "tp1 mb1 recompute=full",
+        );
         near(states(&r) * 1e9, 8_030_261_248.0 * bytes, 0.001, "model states");
     }
 }

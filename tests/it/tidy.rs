@@ -31,8 +31,24 @@ fn short(path: &Path) -> String {
 ///
 /// `architecture.md` puts search before rank; search keeps the best rows and so uses rank.
 const CORE: [&str; 18] = [
-    "units", "model", "cluster", "job", "mesh", "plan", "framework", "rules", "space", "cost", "estimate", "rank",
-    "search", "claim", "verify", "validate", "explain", "lib",
+    "units",
+    "model",
+    "cluster",
+    "job",
+    "mesh",
+    "plan",
+    "framework",
+    "rules",
+    "space",
+    "cost",
+    "estimate",
+    "rank",
+    "search",
+    "claim",
+    "verify",
+    "validate",
+    "explain",
+    "lib",
 ];
 const SHELL: [&str; 9] = ["error", "huggingface", "catalog", "import", "export", "launch", "reference", "cli", "main"];
 
@@ -72,7 +88,10 @@ fn sources() -> Vec<PathBuf> {
 fn every_room_has_its_place_in_the_order() {
     for path in sources() {
         let room = room(&path);
-        assert!(CORE.contains(&room.as_str()) || SHELL.contains(&room.as_str()), "{room}: give it a place in CORE or SHELL");
+        assert!(
+            CORE.contains(&room.as_str()) || SHELL.contains(&room.as_str()),
+            "{room}: give it a place in CORE or SHELL"
+        );
     }
 }
 
@@ -100,7 +119,18 @@ fn rooms_use_only_rooms_before_them() {
 
 #[test]
 fn the_core_reads_no_file_no_clock_and_prints_nothing() {
-    let shell = ["std::fs", "std::env", "std::time", "std::io", "println!", "print!", "eprintln!", "clap", "indicatif", "std::process"];
+    let shell = [
+        "std::fs",
+        "std::env",
+        "std::time",
+        "std::io",
+        "println!",
+        "print!",
+        "eprintln!",
+        "clap",
+        "indicatif",
+        "std::process",
+    ];
     let mut wrong = Vec::new();
     for path in sources().iter().filter(|p| CORE.contains(&room(p).as_str())) {
         for (line, code) in code(path) {
@@ -133,10 +163,16 @@ fn every_data_file_has_a_source_and_a_place_in_the_list() {
             let value: serde_json::Value =
                 serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap_or_else(|e| panic!("{name}: {e}"));
             let sources = value["source"].as_array().unwrap_or_else(|| panic!("{name}: `source` is a list"));
-            assert!(!sources.is_empty() && sources.iter().all(|s| s.as_str().is_some_and(|s| !s.trim().is_empty())), "{name}");
+            assert!(
+                !sources.is_empty() && sources.iter().all(|s| s.as_str().is_some_and(|s| !s.trim().is_empty())),
+                "{name}"
+            );
             let stem = path.file_stem().unwrap().to_string_lossy().into_owned();
             assert_eq!(value["name"], stem, "{name} is named as its file");
-            assert!(list.contains(&format!("\"{stem}\"")) || list.contains(&format!("/{stem}.json")), "{name} is not in src/catalog/list.rs");
+            assert!(
+                list.contains(&format!("\"{stem}\"")) || list.contains(&format!("/{stem}.json")),
+                "{name} is not in src/catalog/list.rs"
+            );
         }
     }
 }
@@ -218,7 +254,9 @@ fn the_readme_runs() {
     let path = format!("{binary}:{}", std::env::var("PATH").unwrap_or_default());
     let mut ran = 0;
     for command in commands(&text) {
-        let command = command.replace("./target/release/meshwright", "meshwright").replace("target/release/meshwright", "meshwright");
+        let command = command
+            .replace("./target/release/meshwright", "meshwright")
+            .replace("target/release/meshwright", "meshwright");
         if !command.contains("meshwright ") || command.starts_with("cargo ") || command.starts_with("git ") {
             continue;
         }

@@ -12,9 +12,12 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::RngSeed;
 
-/// The same cases on every run, unless `PROPTEST_RNG_SEED` asks for others.
+/// The same cases on every run, unless `PROPTEST_RNG_SEED` asks for others, or `PROPTEST_CASES` for more.
 pub(crate) fn cases(cases: u32) -> ProptestConfig {
     let mut config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
+    if std::env::var_os("PROPTEST_CASES").is_some() {
+        config.cases = ProptestConfig::default().cases;
+    }
     if std::env::var_os("PROPTEST_RNG_SEED").is_none() {
         config.rng_seed = RngSeed::Fixed(0x6d65_7368);
     }
@@ -23,7 +26,12 @@ pub(crate) fn cases(cases: u32) -> ProptestConfig {
 
 /// Softmax attention of a few heads.
 fn gqa(window: bool) -> impl Strategy<Value = Mixer> {
-    (select(vec![2_u32, 4, 6, 8, 12, 16, 32]), select(vec![1_u32, 2, 3, 4, 8]), select(vec![32_u32, 64, 128]), any::<u8>())
+    (
+        select(vec![2_u32, 4, 6, 8, 12, 16, 32]),
+        select(vec![1_u32, 2, 3, 4, 8]),
+        select(vec![32_u32, 64, 128]),
+        any::<u8>(),
+    )
         .prop_map(move |(heads, share, head_dim, bits)| {
             let kv_heads = if heads % share == 0 { heads / share } else { heads };
             Mixer::Gqa(Gqa {
@@ -44,13 +52,18 @@ fn gqa(window: bool) -> impl Strategy<Value = Mixer> {
 /// Latent attention.
 fn mla() -> impl Strategy<Value = Mixer> {
     (select(vec![4_u32, 8, 16, 32]), select(vec![0_u32, 256, 512]), select(vec![128_u32, 256])).prop_map(
-        |(heads, q_lora, kv_lora)| Mixer::Mla(Mla { heads, q_lora, kv_lora, nope: 128, rope: 64, v: 128, indexer: None }),
+        |(heads, q_lora, kv_lora)| {
+            Mixer::Mla(Mla { heads, q_lora, kv_lora, nope: 128, rope: 64, v: 128, indexer: None })
+        },
     )
 }
 
 fn dense() -> impl Strategy<Value = DenseMlp> {
-    (select(vec![256_u32, 1024, 1536, 2560, 5632]), any::<bool>())
-        .prop_map(|(ffn, gated)| DenseMlp { ffn, gated, bias: false })
+    (select(vec![256_u32, 1024, 1536, 2560, 5632]), any::<bool>()).prop_map(|(ffn, gated)| DenseMlp {
+        ffn,
+        gated,
+        bias: false,
+    })
 }
 
 fn moe() -> impl Strategy<Value = Moe> {
@@ -81,8 +94,10 @@ fn body() -> impl Strategy<Value = (Vec<Block>, Vec<Run>)> {
     let of = |dense: Option<DenseMlp>, moe: Option<Moe>| Mlp { dense, moe };
     let run = |pattern: Vec<usize>, repeat: u32| Run { pattern, repeat };
     prop_oneof![
-        (gqa(false), dense(), 1_u32..=24).prop_map(move |(a, d, n)| (vec![with(a, of(Some(d), None))], vec![run(vec![0], n)])),
-        (gqa(false), moe(), 1_u32..=96).prop_map(move |(a, m, n)| (vec![with(a, of(None, Some(m)))], vec![run(vec![0], n)])),
+        (gqa(false), dense(), 1_u32..=24)
+            .prop_map(move |(a, d, n)| (vec![with(a, of(Some(d), None))], vec![run(vec![0], n)])),
+        (gqa(false), moe(), 1_u32..=96)
+            .prop_map(move |(a, m, n)| (vec![with(a, of(None, Some(m)))], vec![run(vec![0], n)])),
         (mla(), dense(), moe(), 1_u32..=3, 1_u32..=13).prop_map(move |(a, d, m, first, n)| {
             let blocks = vec![with(a, of(Some(d), None)), with(a, of(None, Some(m)))];
             (blocks, vec![run(vec![0], first), run(vec![1], n)])
@@ -107,8 +122,14 @@ pub(crate) fn model() -> impl Strategy<Value = Model> {
         Some(Quant { format: WeightFormat::Int4, scope: QuantScope::Linears }),
         Some(Quant { format: WeightFormat::Mxfp4, scope: QuantScope::RoutedExperts }),
     ]);
-    (body(), select(vec![256_u32, 1024, 2048, 6144, 12_288]), select(vec![1_000_u32, 32_000, 151_936]), any::<bool>(), quant).prop_map(
-        |((blocks, layers), hidden, vocab, tied_embeddings, quant)| {
+    (
+        body(),
+        select(vec![256_u32, 1024, 2048, 6144, 12_288]),
+        select(vec![1_000_u32, 32_000, 151_936]),
+        any::<bool>(),
+        quant,
+    )
+        .prop_map(|((blocks, layers), hidden, vocab, tied_embeddings, quant)| {
             let spec = ModelSpec {
                 name: "random".into(),
                 hidden,
@@ -123,8 +144,7 @@ pub(crate) fn model() -> impl Strategy<Value = Model> {
                 layers,
             };
             Model::new(spec).expect("a sound shape")
-        },
-    )
+        })
 }
 
 /// A cluster of up to 96 GPUs.
@@ -132,7 +152,8 @@ fn cluster() -> impl Strategy<Value = String> {
     let gpu = select(vec!["h100", "h200", "a100-40gb", "l40s", "gb200", "b200", "mi300x", "rtx-pro-6000"]);
     prop_oneof![
         (1_u32..=96, gpu.clone()).prop_map(|(n, gpu)| format!("{n}x{gpu}")),
-        (select(vec![1_u32, 2, 3, 4, 8]), select(vec![1_u32, 2, 4, 6, 8]), gpu).prop_map(|(n, per, gpu)| format!("{n}x{per}x{gpu}")),
+        (select(vec![1_u32, 2, 3, 4, 8]), select(vec![1_u32, 2, 4, 6, 8]), gpu)
+            .prop_map(|(n, per, gpu)| format!("{n}x{per}x{gpu}")),
     ]
 }
 
@@ -195,17 +216,30 @@ pub(crate) fn job() -> impl Strategy<Value = Job> {
 
 /// Nothing, or a framework that does what the job asks.
 pub(crate) fn framework(job: &Job, pick: usize) -> Option<Framework> {
-    let fit: Vec<Framework> =
-        Framework::ALL.into_iter().filter(|f| f.serves() == job.serve().is_some()).collect();
+    let fit: Vec<Framework> = Framework::ALL.into_iter().filter(|f| f.serves() == job.serve().is_some()).collect();
     (pick % (fit.len() + 1)).checked_sub(1).map(|i| fit[i])
 }
 
-/// The text of a plan with any degrees and knobs, legal or not, in the words of a convention.
-pub(crate) fn any_plan(convention: Convention, train: bool) -> impl Strategy<Value = String> {
-    let degree = select(vec![1_u32, 1, 1, 2, 2, 3, 4, 5, 8, 16, 64]);
+/// The text of a plan with any degrees and knobs, legal or not, in the words of a convention; half of them fill the GPUs if
+/// they can.
+pub(crate) fn any_plan(convention: Convention, train: bool, gpus: u32) -> impl Strategy<Value = String> {
+    let degree = select(vec![1_u32, 1, 1, 1, 2, 2, 2, 3, 4, 4, 5, 8, 16, 64]);
     let degrees = proptest::collection::vec(degree, 8);
-    (degrees, any::<u16>()).prop_map(move |(d, bits)| {
+    (degrees, any::<u16>()).prop_map(move |(mut d, bits)| {
         let on = bits & 1 > 0;
+        if bits & 1024 > 0 {
+            let filled = match convention {
+                Convention::Product => Some((d[0] * d[1] * d[2], 3)),
+                Convention::Vllm => Some((d[0] * d[1], 2)),
+                Convention::Sglang | Convention::Trtllm => Some((d[1], 0)),
+                Convention::Megatron | Convention::Bridge | Convention::Torchtitan | Convention::Deepspeed => None,
+            };
+            if let Some((others, rest)) = filled
+                && gpus.is_multiple_of(others)
+            {
+                d[rest] = gpus / others;
+            }
+        }
         let mut text = match convention {
             Convention::Product => format!("tp{} ep{} pp{} dp{}", d[0], d[1], d[2], d[3]),
             Convention::Megatron | Convention::Bridge => {
@@ -226,7 +260,10 @@ pub(crate) fn any_plan(convention: Convention, train: bool) -> impl Strategy<Val
                 text.push_str(&format!(" vpp{}", d[6]));
             }
             if bits & 4 > 0 {
-                text.push_str(["", " recompute=full", " recompute=selective", " recompute=core_attn+mlp"][usize::from(bits >> 3 & 3)]);
+                text.push_str(
+                    ["", " recompute=full", " recompute=selective", " recompute=core_attn+mlp"]
+                        [usize::from(bits >> 3 & 3)],
+                );
             }
             if bits & 32 > 0 {
                 text.push_str(&format!(" zero={}", bits >> 6 & 3));
