@@ -78,7 +78,7 @@ fn every_format_of_every_command_that_has_it() {
                     assert!(columns.len() > 1 && columns.windows(2).all(|w| w[0] == w[1]), "{}", ran.stdout);
                 }
                 "markdown" => {
-                    assert!(ran.stdout.lines().all(|l| l.starts_with('|') && l.ends_with('|')), "{}", ran.stdout)
+                    assert!(ran.stdout.lines().all(|l| l.starts_with('|') && l.ends_with('|')), "{}", ran.stdout);
                 }
                 "html" => assert!(
                     ran.stdout.contains("<html")
@@ -99,7 +99,7 @@ fn fields(line: &str) -> usize {
         .chars()
         .filter(|c| {
             if *c == '"' {
-                inside = !inside
+                inside = !inside;
             }
             *c == ',' && !inside
         })

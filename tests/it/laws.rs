@@ -114,9 +114,9 @@ pub(crate) fn searched(job: &Job, space: &SpaceOptions, options: &SearchOptions)
 /// Fewer knobs, so that a case is a matter of milliseconds.
 fn small_space(job: &Job, pick: usize) -> SpaceOptions {
     let framework = framework(job, pick);
-    let scope = if pick % 2 == 0 { Scope::Product } else { Scope::Folded };
+    let scope = if pick.is_multiple_of(2) { Scope::Product } else { Scope::Folded };
     let bounds = Bounds { zero: vec![1], micro_batch: vec![1, 2], ..Bounds::default() };
-    SpaceOptions { framework, scope, use_fewer: pick % 5 == 0, bounds }
+    SpaceOptions { framework, scope, use_fewer: pick.is_multiple_of(5), bounds }
 }
 
 fn ranked(job: &Job, space: &SpaceOptions, options: &SearchOptions) -> Value {
@@ -145,7 +145,7 @@ fn job_and_text() -> impl Strategy<Value = (Job, Convention, Option<Framework>, 
     (job(), any::<prop::sample::Index>()).prop_flat_map(|(job, index)| {
         let framework = framework(&job, index.index(8));
         let convention = framework.map_or(Convention::Product, Framework::convention);
-        let text = any_plan(convention, job.train().is_some());
+        let text = any_plan(convention, job.train().is_some(), job.gpus());
         (Just(job), Just(convention), Just(framework), text)
     })
 }

@@ -25,7 +25,7 @@ fn factorisations(n: u32) -> Vec<Degrees> {
     for tp in 1..=n {
         for ep in 1..=n / tp {
             for pp in 1..=n / tp / ep {
-                if n % (tp * ep * pp) == 0 {
+                if n.is_multiple_of(tp * ep * pp) {
                     out.push([tp, ep, pp, n / (tp * ep * pp)]);
                 }
             }
@@ -36,7 +36,7 @@ fn factorisations(n: u32) -> Vec<Degrees> {
 
 /// Whether a training or unquantised serving plan of these degrees can exist, by the model's shape alone.
 fn legal_degrees(model: &Model, [tp, ep, pp, _]: Degrees) -> bool {
-    let divides = |degree: u32, whole: u32| whole % degree == 0;
+    let divides = |degree: u32, whole: u32| whole.is_multiple_of(degree);
     let has_experts = model.blocks().iter().any(|b| b.mlp.moe.is_some());
     if pp > model.layers() || (ep > 1 && !has_experts) {
         return false;
@@ -58,11 +58,11 @@ fn legal_degrees(model: &Model, [tp, ep, pp, _]: Degrees) -> bool {
 fn legal_knobs(job: &Job, [tp, ep, pp, dp]: Degrees, micro_batch: u32, vpp: u32) -> bool {
     let train = job.train().expect("training");
     let ranks = ep * dp;
-    if train.global_batch % (ranks * micro_batch) != 0 || train.seq_len % tp != 0 {
+    if !train.global_batch.is_multiple_of(ranks * micro_batch) || !train.seq_len.is_multiple_of(tp) {
         return false;
     }
     let rounds = train.global_batch / (ranks * micro_batch);
-    vpp == 1 || (pp > 1 && job.model.layers() % (pp * vpp) == 0 && rounds >= pp && rounds % pp == 0)
+    vpp == 1 || (pp > 1 && job.model.layers().is_multiple_of(pp * vpp) && rounds >= pp && rounds.is_multiple_of(pp))
 }
 
 fn training(model: &str, cluster: &str, seq_len: u32, global_batch: u32) -> Job {

@@ -12,9 +12,12 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::RngSeed;
 
-/// The same cases on every run, unless `PROPTEST_RNG_SEED` asks for others.
+/// The same cases on every run, unless `PROPTEST_RNG_SEED` asks for others, or `PROPTEST_CASES` for more.
 pub(crate) fn cases(cases: u32) -> ProptestConfig {
     let mut config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
+    if std::env::var_os("PROPTEST_CASES").is_some() {
+        config.cases = ProptestConfig::default().cases;
+    }
     if std::env::var_os("PROPTEST_RNG_SEED").is_none() {
         config.rng_seed = RngSeed::Fixed(0x6d65_7368);
     }
@@ -217,12 +220,26 @@ pub(crate) fn framework(job: &Job, pick: usize) -> Option<Framework> {
     (pick % (fit.len() + 1)).checked_sub(1).map(|i| fit[i])
 }
 
-/// The text of a plan with any degrees and knobs, legal or not, in the words of a convention.
-pub(crate) fn any_plan(convention: Convention, train: bool) -> impl Strategy<Value = String> {
-    let degree = select(vec![1_u32, 1, 1, 2, 2, 3, 4, 5, 8, 16, 64]);
+/// The text of a plan with any degrees and knobs, legal or not, in the words of a convention; half of them fill the GPUs if
+/// they can.
+pub(crate) fn any_plan(convention: Convention, train: bool, gpus: u32) -> impl Strategy<Value = String> {
+    let degree = select(vec![1_u32, 1, 1, 1, 2, 2, 2, 3, 4, 4, 5, 8, 16, 64]);
     let degrees = proptest::collection::vec(degree, 8);
-    (degrees, any::<u16>()).prop_map(move |(d, bits)| {
+    (degrees, any::<u16>()).prop_map(move |(mut d, bits)| {
         let on = bits & 1 > 0;
+        if bits & 1024 > 0 {
+            let filled = match convention {
+                Convention::Product => Some((d[0] * d[1] * d[2], 3)),
+                Convention::Vllm => Some((d[0] * d[1], 2)),
+                Convention::Sglang | Convention::Trtllm => Some((d[1], 0)),
+                Convention::Megatron | Convention::Bridge | Convention::Torchtitan | Convention::Deepspeed => None,
+            };
+            if let Some((others, rest)) = filled
+                && gpus.is_multiple_of(others)
+            {
+                d[rest] = gpus / others;
+            }
+        }
         let mut text = match convention {
             Convention::Product => format!("tp{} ep{} pp{} dp{}", d[0], d[1], d[2], d[3]),
             Convention::Megatron | Convention::Bridge => {
