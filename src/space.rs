@@ -387,6 +387,9 @@ fn block(job: &Job, options: &SpaceOptions, mesh: Mesh, replicas: u32) -> MeshBl
         let shards = mesh.dp_attention() * mesh.cp() * mesh.edp();
         match framework {
             _ if shards == 1 => vec![1],
+            // Sharded gradients would be reduced at every micro-batch of a pipeline: nobody offers ZeRO-2 with one.
+            None if mesh.pp() > 1 => vec![0, 1, 3],
+            Some(Framework::Deepspeed) if mesh.pp() > 1 => vec![0, 1],
             None | Some(Framework::Deepspeed) => vec![0, 1, 2, 3],
             Some(Framework::Megatron | Framework::Bridge) => vec![0, 1],
             Some(Framework::Torchtitan) => vec![3],

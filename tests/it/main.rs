@@ -8,6 +8,7 @@ mod golden;
 mod laws;
 mod oracle;
 mod published;
+mod ranks;
 mod schema;
 mod tidy;
 mod tool;
