@@ -32,6 +32,8 @@ pub struct Stack {
     pub gradients: Option<GradDtype>,
     /// Activations in flight over what the schedule says, once there are more micro-batches than stages.
     pub slack: f64,
+    /// What the allocator reserves beyond what it hands out, as a share of weights and optimizer states.
+    pub fragmented_states: f64,
 }
 
 /// Transformer Engine and Megatron Core: Korthikanti et al.'s count with norms and activation fused into their neighbours.
@@ -47,6 +49,7 @@ const FUSED: Stack = Stack {
     bucket: 0.0,
     gradients: None,
     slack: 1.0,
+    fragmented_states: 0.0,
 };
 
 /// PyTorch operations with fp32 accumulation beside DDP's 16-bit buckets. Fitted to nanotron's sweep on H100 (1,300 runs): the
@@ -64,6 +67,7 @@ const NATIVE: Stack = Stack {
     bucket: 2.0,
     gradients: None,
     slack: 1.6,
+    fragmented_states: 0.0,
 };
 
 /// Code of the A100's years: 16-bit gradients reduced in place, nothing of the stream cut by TP, norms and activations of single
@@ -79,6 +83,7 @@ const EARLY: Stack = Stack {
     bucket: 0.0,
     gradients: Some(GradDtype::Bf16),
     slack: 1.0,
+    fragmented_states: 0.06,
 };
 
 /// Fused cross entropy: the 16-bit logits, overwritten by their gradient.
@@ -101,7 +106,7 @@ impl Stack {
         stack.loss = match (stack.fused, knobs.loss_fusion.or(stack.fused)) {
             (_, true) => LOSS_FUSED,
             (true, false) => LOSS_UNFUSED,
-            (false, false) => LOSS_NATIVE,
+            (false, false) => stack.loss,
         };
         if knobs.zero >= 3 {
             stack.bucket = 0.0;

@@ -123,16 +123,18 @@ pub fn stage_memory(job: &Job, train: &Train, convention: Convention, plan: &Pla
         // Two layers are gathered at once: the running one and the prefetched one.
         ledger.add(MemoryTerm::Gathered, 2.0 * 2.0 * gathered);
     }
-    add_overheads(&mut ledger, mesh, t * h);
+    add_overheads(&mut ledger, mesh, t * h, stack.fragmented_states);
     ledger
 }
 
 /// What is held outside the allocator's live tensors.
-fn add_overheads(ledger: &mut MemoryLedger, mesh: &Mesh, stream: f64) {
+fn add_overheads(ledger: &mut MemoryLedger, mesh: &Mesh, stream: f64, fragmented_states: f64) {
     let groups = [mesh.tp(), mesh.cp(), mesh.dp_attention(), mesh.pp(), mesh.ep(), mesh.edp()];
     ledger.add(MemoryTerm::Communication, mem::communicators(&groups));
     ledger.add(MemoryTerm::Context, mem::CONTEXT);
     let moving = [MemoryTerm::Activations, MemoryTerm::Logits, MemoryTerm::Transients, MemoryTerm::Gathered];
     let dynamic: f64 = moving.iter().map(|term| ledger.get(*term)).sum();
-    ledger.add(MemoryTerm::Fragmentation, mem::FRAGMENTATION * dynamic.max(stream));
+    let states: f64 =
+        [MemoryTerm::Weights, MemoryTerm::Gradients, MemoryTerm::Optimizer].iter().map(|term| ledger.get(*term)).sum();
+    ledger.add(MemoryTerm::Fragmentation, mem::FRAGMENTATION * dynamic.max(stream) + fragmented_states * states);
 }
