@@ -235,6 +235,10 @@ pub fn deepep_low_latency(hidden: f64, experts: f64, tokens: f64) -> f64 {
 /// Measured reserved over allocated memory of 8 x B200 runs lies between 1.03 and 1.09; the static part never fragments.
 pub const FRAGMENTATION: f64 = 0.06;
 
+/// Buffers that Transformer Engine's overlapped TP communication keeps, in activations of the micro-batch: one for each of the
+/// ten GEMMs that `initialize_ub` lists.
+pub const OVERLAP_BUFFERS: f64 = 10.0;
+
 /// Driver and CUDA context of one process.
 pub const CONTEXT: f64 = 0.6e9;
 

@@ -260,7 +260,9 @@ pub fn kept(model: &Model, block: &Block, mesh: &Mesh, r: f64, balance: f64, sta
     let t = f64::from(mesh.tp());
     // Blocks of an MLP alone (Nemotron-H) have one norm, the others two that keep their input and output.
     let norms = f64::from(block.norms.min(2));
-    let residual = (2.0 / stack.residual_cut(r) + stack.extra) * h * norms;
+    // Models with learned positions are trained with dropout: a byte of mask for each residual addition.
+    let masks = if model.spec().learned_positions { 1.0 / stack.residual_cut(r) } else { 0.0 };
+    let residual = (2.0 / stack.residual_cut(r) + stack.extra + masks) * h * norms;
     let mut k = Kept { residual, norm_out: 2.0 * h / stack.norm_cut(r) * norms, ..Kept::default() };
     let act_out = |gated: bool| if gated { stack.gated_out } else { 2.0 };
     match block.mixer {

@@ -10,7 +10,7 @@ use crate::estimate::{Memory, StageSpan, worst};
 use crate::job::{Job, Train};
 use crate::mesh::{Convention, Mesh};
 use crate::model::MOST_KINDS;
-use crate::plan::Plan;
+use crate::plan::{Plan, Toggle};
 
 /// Memory of the stage that needs most.
 #[must_use]
@@ -122,6 +122,9 @@ pub fn stage_memory(job: &Job, train: &Train, convention: Convention, plan: &Pla
     } else if knobs.zero >= 3 {
         // Two layers are gathered at once: the running one and the prefetched one.
         ledger.add(MemoryTerm::Gathered, 2.0 * 2.0 * gathered);
+    }
+    if knobs.tp_overlap == Toggle::On && mesh.tp() > 1 {
+        ledger.add(MemoryTerm::Communication, mem::OVERLAP_BUFFERS * 2.0 * t * h);
     }
     add_overheads(&mut ledger, mesh, t * h, stack.fragmented_states);
     ledger
