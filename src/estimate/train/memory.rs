@@ -141,3 +141,6 @@ fn add_overheads(ledger: &mut MemoryLedger, mesh: &Mesh, stream: f64, fragmented
         [MemoryTerm::Weights, MemoryTerm::Gradients, MemoryTerm::Optimizer].iter().map(|term| ledger.get(*term)).sum();
     ledger.add(MemoryTerm::Fragmentation, mem::FRAGMENTATION * dynamic.max(stream) + fragmented_states * states);
 }
+
+#[cfg(test)]
+mod tests;
