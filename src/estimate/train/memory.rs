@@ -111,11 +111,7 @@ pub fn stage_memory(job: &Job, train: &Train, convention: Convention, plan: &Pla
     } else {
         ledger.add(MemoryTerm::Transients, working_set);
     }
-    for (count, ranks) in [(params.dense, mesh.dp_attention() * mesh.cp()), (params.routed, mesh.edp())] {
-        if ranks > 1 {
-            ledger.add(MemoryTerm::GradWork, count * stack.bucket);
-        }
-    }
+    ledger.add(MemoryTerm::GradWork, (params.dense + params.routed) * stack.bucket);
     if stack.dummies(knobs) {
         let head = last.then_some(vocab);
         ledger.add(MemoryTerm::GradWork, mem::grad_work(model, &kinds[..live], mesh, head));
@@ -132,7 +128,8 @@ pub fn stage_memory(job: &Job, train: &Train, convention: Convention, plan: &Pla
 
 /// What is held outside the allocator's live tensors.
 fn add_overheads(ledger: &mut MemoryLedger, mesh: &Mesh, stream: f64, fragmented_states: f64) {
-    let groups = [mesh.tp(), mesh.cp(), mesh.dp_attention(), mesh.pp(), mesh.ep(), mesh.edp()];
+    // Data parallel groups count from one rank on, so that more of them never cost more.
+    let groups = [mesh.tp(), mesh.cp(), mesh.dp_attention().max(2), mesh.pp(), mesh.ep(), mesh.edp().max(2)];
     ledger.add(MemoryTerm::Communication, mem::communicators(&groups));
     ledger.add(MemoryTerm::Context, mem::CONTEXT);
     let moving = [MemoryTerm::Activations, MemoryTerm::Logits, MemoryTerm::Transients, MemoryTerm::Gathered];
