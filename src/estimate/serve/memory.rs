@@ -171,4 +171,5 @@ pub fn kv_tokens_per_rank(job: &Job, serve: &Serve, convention: Convention, plan
 }
 
 #[cfg(test)]
+#[path = "memory_tests.rs"]
 mod tests;

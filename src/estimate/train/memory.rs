@@ -140,4 +140,5 @@ fn add_overheads(ledger: &mut MemoryLedger, mesh: &Mesh, stream: f64, fragmented
 }
 
 #[cfg(test)]
+#[path = "memory_tests.rs"]
 mod tests;

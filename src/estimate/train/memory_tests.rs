@@ -212,8 +212,11 @@ fn megatron_peaks() {
     assert!(near >= 6, "{near} of 7 within 2 %");
 }
 
-/// Peaks of 8 x B200, by stage: model, layers, TP, PP, EP, ETP, CP, sequence, GiB.
-const B200: &[(&str, u32, [u32; 5], u32, &[f64])] = &[
+/// Model, layers, TP, PP, EP, ETP, CP, sequence, GiB by stage.
+type Peaks = (&'static str, u32, [u32; 5], u32, &'static [f64]);
+
+/// Largest `max_allocated` of each stage's ranks. Source: MooreThreads/SimuMax `docs/b200/b200_release_v1.2_summary.json`.
+const B200: &[Peaks] = &[
     ("llama-3-70b", 12, [1, 2, 1, 1, 1], 4096, &[66.55, 62.97]),
     ("llama-3-70b", 12, [2, 1, 1, 1, 1], 4096, &[60.68]),
     ("llama-3-70b", 12, [4, 1, 1, 1, 1], 4096, &[39.07]),
