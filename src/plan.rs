@@ -179,6 +179,10 @@ pub struct Knobs {
     pub dp_overlap: Toggle,
     /// Expert all-to-all hidden behind another micro-batch.
     pub ep_overlap: Toggle,
+    /// Fused kernels that keep less (Transformer Engine's), not a framework's own PyTorch operations.
+    pub fused_kernels: Toggle,
+    /// Cross entropy fused with its softmax, logits kept once in 16 bits.
+    pub loss_fusion: Toggle,
     /// Layers of the first stage; 0: not set.
     pub first_stage_layers: u32,
     /// Layers of the last stage; 0: not set.
@@ -214,6 +218,8 @@ impl Default for Knobs {
             tp_overlap: Toggle::Default,
             dp_overlap: Toggle::Default,
             ep_overlap: Toggle::Default,
+            fused_kernels: Toggle::Default,
+            loss_fusion: Toggle::Default,
             first_stage_layers: 0,
             last_stage_layers: 0,
             pp_microbatches: 0,
@@ -280,9 +286,13 @@ impl Plan {
             if k.optimizer_offload > 0 {
                 push(format!("optimizer_offload={}", f64::from(k.optimizer_offload) / 100.0));
             }
-            for (name, toggle) in
-                [("tp_overlap", k.tp_overlap), ("dp_overlap", k.dp_overlap), ("ep_overlap", k.ep_overlap)]
-            {
+            for (name, toggle) in [
+                ("tp_overlap", k.tp_overlap),
+                ("dp_overlap", k.dp_overlap),
+                ("ep_overlap", k.ep_overlap),
+                ("fused_kernels", k.fused_kernels),
+                ("loss_fusion", k.loss_fusion),
+            ] {
                 match toggle {
                     Toggle::Default => {}
                     Toggle::On => push(format!("{name}=true")),
@@ -480,7 +490,7 @@ impl fmt::Display for Value {
 /// The largest degree that is read; larger ones are typing slips.
 pub const MOST_DEGREE: u32 = 1 << 20;
 
-const TRAIN_KNOBS: [&str; 12] = [
+const TRAIN_KNOBS: [&str; 14] = [
     "micro_batch",
     "vpp",
     "recompute",
@@ -491,6 +501,8 @@ const TRAIN_KNOBS: [&str; 12] = [
     "tp_overlap",
     "dp_overlap",
     "ep_overlap",
+    "fused_kernels",
+    "loss_fusion",
     "first_stage_layers",
     "last_stage_layers",
 ];
@@ -632,6 +644,8 @@ impl Draft {
             "tp_overlap" => self.knobs.tp_overlap = toggle()?,
             "dp_overlap" => self.knobs.dp_overlap = toggle()?,
             "ep_overlap" => self.knobs.ep_overlap = toggle()?,
+            "fused_kernels" => self.knobs.fused_kernels = toggle()?,
+            "loss_fusion" => self.knobs.loss_fusion = toggle()?,
             "recompute" => {
                 let list = || {
                     let names: Vec<&str> = Module::ALL.iter().map(|m| m.name()).collect();

@@ -4,12 +4,13 @@ use super::{micro_batches, sp_degree, tokens};
 use crate::cost::memory as mem;
 use crate::cost::ops;
 use crate::cost::pipeline;
+use crate::cost::stack::Stack;
 use crate::cost::{MemoryLedger, MemoryTerm};
 use crate::estimate::{Memory, StageSpan, worst};
 use crate::job::{Job, Train};
 use crate::mesh::{Convention, Mesh};
 use crate::model::MOST_KINDS;
-use crate::plan::Plan;
+use crate::plan::{Plan, Toggle};
 
 /// Memory of the stage that needs most.
 #[must_use]
@@ -53,6 +54,9 @@ pub fn stage_memory(job: &Job, train: &Train, convention: Convention, plan: &Pla
     let model = &job.model;
     let mesh = &plan.mesh;
     let knobs = &plan.knobs;
+    let micro = micro_batches(train, plan);
+    let stack = Stack::of(job, train.precision, convention, knobs).piped(mesh.pp(), micro);
+    let grad = stack.gradients.unwrap_or(train.grad_dtype);
     let span = StageSpan::of(convention, model, plan, stage);
     let params = stage_params(job, convention, plan, stage);
     let mut ledger = MemoryLedger::EMPTY;
@@ -62,7 +66,7 @@ pub fn stage_memory(job: &Job, train: &Train, convention: Convention, plan: &Pla
     let shards = f64::from(mesh.dp_attention() * mesh.cp()) / f64::from(knobs.dp_replicate.max(1));
     let expert_shards = f64::from(mesh.edp());
     for (count, shards) in [(params.dense, shards), (params.routed, expert_shards)] {
-        let per = mem::state_bytes(train.precision, train.grad_dtype, knobs.zero, shards.max(1.0), offload);
+        let per = mem::state_bytes(train.precision, grad, knobs.zero, shards.max(1.0), offload);
         ledger.add(MemoryTerm::Weights, copies * count * per.weights);
         ledger.add(MemoryTerm::Gradients, count * per.gradients);
         ledger.add(MemoryTerm::Optimizer, count * per.optimizer);
@@ -83,16 +87,15 @@ pub fn stage_memory(job: &Job, train: &Train, convention: Convention, plan: &Pla
         }
         kinds[live] = kind;
         live += 1;
-        let layer = ops::kept(model, block, mesh, r, train.moe_balance);
-        let (stays, back) = mem::activation(&layer, h, r, knobs.recompute);
+        let layer = ops::kept(model, block, mesh, r, train.moe_balance, &stack);
+        let (stays, back) = mem::activation(&layer, 2.0 * h / stack.residual_cut(r), knobs.recompute);
         kept += f64::from(count) * t * stays;
-        working_set = working_set.max(t * (ops::transient(model, block, mesh, train.moe_balance) + back));
+        working_set = working_set.max(t * (ops::transient(model, block, mesh, train.moe_balance, &stack) + back));
         let kv = block.mixer.gqa().map(|a| a.kv_heads);
         let one = mem::block_params(&model.block_params(block), kv, mesh);
         gathered = gathered.max(one.dense + one.routed);
     }
-    let micro = micro_batches(train, plan);
-    let in_flight = pipeline::in_flight(knobs.schedule, mesh.pp(), knobs.vpp, micro, stage);
+    let in_flight = stack.slack * pipeline::in_flight(knobs.schedule, mesh.pp(), knobs.vpp, micro, stage);
     ledger.add(MemoryTerm::Activations, kept * in_flight);
 
     let last = stage + 1 == mesh.pp();
@@ -101,30 +104,41 @@ pub fn stage_memory(job: &Job, train: &Train, convention: Convention, plan: &Pla
     if last {
         // Input of the last norm and of the head, logits of a fused loss (twice with CP), one gradient of the stream.
         let twice = if mesh.cp() > 1 { 2.0 } else { 1.0 };
-        loss = t * (4.0 * h / r + 2.0 * vocab * twice + 2.0 * h);
+        loss = t * (4.0 * h / r + stack.loss * vocab * twice + (stack.working - 2.0) * h);
     }
     if loss > working_set {
         ledger.add(MemoryTerm::Logits, loss);
     } else {
         ledger.add(MemoryTerm::Transients, working_set);
     }
-    if mem::fuses_gradients(knobs) {
+    ledger.add(MemoryTerm::GradWork, (params.dense + params.routed) * stack.bucket);
+    if stack.dummies(knobs) {
         let head = last.then_some(vocab);
         ledger.add(MemoryTerm::GradWork, mem::grad_work(model, &kinds[..live], mesh, head));
-    } else {
+    } else if knobs.zero >= 3 {
         // Two layers are gathered at once: the running one and the prefetched one.
         ledger.add(MemoryTerm::Gathered, 2.0 * 2.0 * gathered);
     }
-    add_overheads(&mut ledger, mesh, t * h);
+    if knobs.tp_overlap == Toggle::On && mesh.tp() > 1 {
+        ledger.add(MemoryTerm::Communication, mem::OVERLAP_BUFFERS * 2.0 * t * h);
+    }
+    add_overheads(&mut ledger, mesh, t * h, stack.fragmented_states);
     ledger
 }
 
 /// What is held outside the allocator's live tensors.
-fn add_overheads(ledger: &mut MemoryLedger, mesh: &Mesh, stream: f64) {
-    let groups = [mesh.tp(), mesh.cp(), mesh.dp_attention(), mesh.pp(), mesh.ep(), mesh.edp()];
+fn add_overheads(ledger: &mut MemoryLedger, mesh: &Mesh, stream: f64, fragmented_states: f64) {
+    // Data parallel groups count from one rank on, so that more of them never cost more.
+    let groups = [mesh.tp(), mesh.cp(), mesh.dp_attention().max(2), mesh.pp(), mesh.ep(), mesh.edp().max(2)];
     ledger.add(MemoryTerm::Communication, mem::communicators(&groups));
     ledger.add(MemoryTerm::Context, mem::CONTEXT);
     let moving = [MemoryTerm::Activations, MemoryTerm::Logits, MemoryTerm::Transients, MemoryTerm::Gathered];
     let dynamic: f64 = moving.iter().map(|term| ledger.get(*term)).sum();
-    ledger.add(MemoryTerm::Fragmentation, mem::FRAGMENTATION * dynamic.max(stream));
+    let states: f64 =
+        [MemoryTerm::Weights, MemoryTerm::Gradients, MemoryTerm::Optimizer].iter().map(|term| ledger.get(*term)).sum();
+    ledger.add(MemoryTerm::Fragmentation, mem::FRAGMENTATION * dynamic.max(stream) + fragmented_states * states);
 }
+
+#[cfg(test)]
+#[path = "memory_tests.rs"]
+mod tests;
