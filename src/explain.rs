@@ -8,7 +8,7 @@ use crate::framework::{Framework, GroupKind, group};
 use crate::job::{GradDtype, Job, KvFormat, Serve, Train, Workload};
 use crate::mesh::{Convention, Mesh};
 use crate::model::{Quant, QuantScope, WeightFormat};
-use crate::plan::{Plan, Recompute};
+use crate::plan::{Draft, Plan, Recompute};
 use crate::rules;
 use crate::units::Bytes;
 
@@ -272,6 +272,25 @@ fn wider(mesh: &Mesh) -> Vec<(String, Mesh)> {
             let form = Mesh::new(tp, cp, pp, dp, ep * factor, etp);
             out.extend(form.map(|m| (format!("ep {ep} to {}", ep * factor), m)));
         }
+    }
+    out
+}
+
+/// What to know about a plan that holds: the framework's silent choices, and how tight the memory is.
+#[must_use]
+pub fn remarks(
+    job: &Job,
+    framework: Option<Framework>,
+    plan: &Plan,
+    draft: Option<&Draft>,
+    estimate: &Estimate,
+) -> Vec<String> {
+    let mut out: Vec<String> = rules::warnings(job, framework, plan, draft).iter().map(ToString::to_string).collect();
+    if let Some(used) = estimate.memory.tight() {
+        out.push(format!(
+            "tight: {:.1}% of the memory is used, and the model's own error is of that order; leave 5% or try it first",
+            used * 100.0
+        ));
     }
     out
 }

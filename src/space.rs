@@ -154,7 +154,7 @@ impl Space {
         let world = job.gpus();
         let least = if options.use_fewer { world.div_ceil(2) } else { world };
         let mut blocks: Vec<MeshBlock> = Vec::new();
-        for gpus in (least..=world).rev() {
+        for gpus in counts(world, least, job.cluster.gpus_per_node) {
             let mut meshes = meshes(job, options, gpus);
             meshes.sort_unstable();
             meshes.dedup();
@@ -190,6 +190,18 @@ impl Space {
         let at = self.starts.partition_point(|start| *start <= i) - 1;
         self.blocks[at].get(i - self.starts[at])
     }
+}
+
+/// Most GPU counts that are planned for when fewer may be used.
+const MOST_COUNTS: usize = 64;
+
+/// The GPU counts to plan for, most first: every one of a small cluster, whole nodes of a large one, at most [`MOST_COUNTS`].
+fn counts(world: u32, least: u32, per_node: u32) -> Vec<u32> {
+    let all = (least..=world).rev();
+    if (world - least) as usize <= MOST_COUNTS {
+        return all.collect();
+    }
+    all.filter(|n| *n == world || n.is_multiple_of(per_node)).take(MOST_COUNTS).collect()
 }
 
 /// Ordered ways to write `n` as a product of `factors` numbers: for each prime power `p^k`, `C(k + factors - 1, factors - 1)`.

@@ -14,6 +14,9 @@ use crate::plan::{Draft, Plan};
 use crate::rules::{self, Rejection, Resolution, Rule};
 use crate::units::Bytes;
 
+/// Share of the memory above which a fit is called tight.
+pub const TIGHT: f64 = 0.95;
+
 /// Memory of the GPU that needs most.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Memory {
@@ -36,6 +39,12 @@ impl Memory {
     #[must_use]
     pub fn fits(&self) -> bool {
         self.ledger.bytes() <= self.capacity
+    }
+
+    /// A fit with less than a twentieth of the memory left, which the error of the model may eat; the share used.
+    #[must_use]
+    pub fn tight(&self) -> Option<f64> {
+        Some(self.utilization()).filter(|used| self.fits() && *used > TIGHT)
     }
 
     /// The largest term.

@@ -102,8 +102,8 @@ impl fmt::Display for Warning {
         match *self {
             Self::KvReplicated { heads, tp } => {
                 let factor = f64::from(tp) / f64::from(heads.max(1));
-                write!(f, "TP {tp} keeps {factor:.3} copies of each of the {heads} KV heads, ")?;
-                write!(f, "so the KV cache holds 1/{factor:.3} of the tokens it could")
+                write!(f, "TP {tp} keeps {factor} copies of each of the {heads} KV heads, ")?;
+                write!(f, "so the KV cache holds 1/{factor} of the tokens it could")
             }
             Self::LatentReplicated { tp } => {
                 write!(
