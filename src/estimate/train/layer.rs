@@ -82,7 +82,7 @@ const fn sustained(gpu: &Gpu) -> f64 {
     match gpu.architecture {
         Architecture::Volta | Architecture::Ampere | Architecture::Ada => 1.0,
         Architecture::Hopper | Architecture::Cdna3 | Architecture::Gaudi3 => 0.82,
-        Architecture::Blackwell | Architecture::Cdna4 => 0.62,
+        Architecture::Blackwell | Architecture::Cdna4 => 0.63,
     }
 }
 
