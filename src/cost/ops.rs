@@ -196,7 +196,7 @@ pub fn kernels(block: &Block) -> f64 {
         Mixer::None {} => 0.0,
     };
     let dense = if block.mlp.dense.is_some() { 5.0 } else { 0.0 };
-    let moe = block.mlp.moe.map_or(0.0, |m| if m.shared_ffn > 0 { 20.0 } else { 15.0 });
+    let moe = block.mlp.moe.map_or(0.0, |m| if m.shared_ffn > 0 { 25.0 } else { 20.0 });
     mixer + dense + moe
 }
 
