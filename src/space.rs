@@ -6,7 +6,7 @@
 use crate::framework::Framework;
 use crate::job::{Job, Workload};
 use crate::mesh::{Convention, Mesh, divisors};
-use crate::plan::{Knobs, Module, Plan, Recompute, Schedule};
+use crate::plan::{Knobs, Module, Plan, Recompute, Schedule, Toggle};
 
 /// Which pairs of grids are enumerated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -354,7 +354,8 @@ fn gcd(a: u32, b: u32) -> u32 {
 fn block(job: &Job, options: &SpaceOptions, mesh: Mesh, replicas: u32) -> MeshBlock {
     let b = &options.bounds;
     let framework = options.framework;
-    let mut base = Knobs { replicas, sequence_parallel: mesh.tp() > 1, ..Knobs::default() };
+    let fused_kernels = framework.map_or(Toggle::Default, Framework::kernels);
+    let mut base = Knobs { replicas, sequence_parallel: mesh.tp() > 1, fused_kernels, ..Knobs::default() };
     let Workload::Train(train) = &job.workload else {
         return MeshBlock {
             mesh,

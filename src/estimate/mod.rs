@@ -10,7 +10,7 @@ use crate::framework::{Framework, stage_len};
 use crate::job::{Job, Workload};
 use crate::mesh::Convention;
 use crate::model::Model;
-use crate::plan::{Draft, Plan};
+use crate::plan::{Draft, Plan, Toggle};
 use crate::rules::{self, Rejection, Resolution, Rule};
 use crate::units::Bytes;
 
@@ -175,6 +175,11 @@ pub struct Assessment {
 #[must_use]
 pub fn assess(job: &Job, framework: Option<Framework>, draft: &Draft) -> Assessment {
     let mut resolution = rules::judge(job, framework, draft);
+    if let (Some(plan), Some(framework)) = (&mut resolution.plan, framework)
+        && plan.knobs.fused_kernels == Toggle::Default
+    {
+        plan.knobs.fused_kernels = framework.kernels();
+    }
     let estimate = resolution.plan.map(|plan| estimate(job, draft.convention, &plan));
     if let Some(estimate) = &estimate {
         resolution.rejections.extend(verdict(job, estimate));

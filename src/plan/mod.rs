@@ -297,8 +297,11 @@ impl Plan {
                 ("fused_kernels", k.fused_kernels),
                 ("loss_fusion", k.loss_fusion),
             ] {
+                // Megatron's own kernels go without saying.
+                let usual = matches!(convention, Convention::Megatron | Convention::Bridge) && name == "fused_kernels";
                 match toggle {
                     Toggle::Default => {}
+                    Toggle::On if usual => {}
                     Toggle::On => push(format!("{name}=true")),
                     Toggle::Off => push(format!("{name}=false")),
                 }
