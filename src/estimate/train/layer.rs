@@ -296,7 +296,8 @@ impl<'a> Pricing<'a> {
         let balance = self.train.moe_balance;
         let placed = self.groups.ep;
         let sent = 2.0 * f64::from(moe.top_k) * (t / sp_degree(self.plan)) * hidden * balance;
-        let exchange = self.collective(placed, Collective::AllToAll, sent * once_per_domain(placed, moe.top_k));
+        // Every copy of a token travels: the plain all-to-all that the launch files start, not DeepEP's one copy a node.
+        let exchange = self.collective(placed, Collective::AllToAll, sent);
         let gathered = 2.0 * t * ops::routed_rows(moe.top_k, mesh) * hidden * balance;
         let around = if mesh.etp() > 1 {
             self.collective(self.groups.etp, Collective::AllGather, gathered)
@@ -324,15 +325,4 @@ impl<'a> Pricing<'a> {
         time.forward += wait / 3.0;
         time.backward += wait * 2.0 / 3.0;
     }
-}
-
-/// Share of an exchange's copies that travel when a token is sent once to each domain that holds some of its `top_k` experts:
-/// `d (1 - (1 - 1/d)^k) / k` of `d` domains under random routing. Source: `DeepEP`'s dispatch, which Megatron's flex dispatcher runs.
-fn once_per_domain(placed: Placed, top_k: u32) -> f64 {
-    let domains = f64::from(placed.size) / f64::from(placed.near.max(1));
-    if domains <= 1.0 || top_k == 0 {
-        return 1.0;
-    }
-    let misses = (1.0 - 1.0 / domains).powi(top_k.min(1 << 16).cast_signed());
-    (domains * (1.0 - misses) / f64::from(top_k)).min(1.0)
 }
