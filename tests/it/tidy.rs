@@ -246,26 +246,65 @@ fn commands(text: &str) -> Vec<String> {
     out
 }
 
-/// Every `meshwright` of the README runs in a shell, from the root, and is no bad input.
-#[test]
-fn the_readme_runs() {
-    let Ok(text) = fs::read_to_string(root().join("README.md")) else { return };
+/// A command of the README as a shell runs it with the built binary; `None` for those that build or test.
+fn with_the_binary(command: &str) -> Option<String> {
+    let bare = command.replace("cargo run --release --quiet -- ", "meshwright ");
+    let bare = bare.replace("cargo run --release -- ", "meshwright ");
+    bare.starts_with("meshwright ").then_some(bare)
+}
+
+/// What a command says, and how it ended.
+fn said(command: &str) -> (Option<i32>, String, String) {
     let binary = Path::new(env!("CARGO_BIN_EXE_meshwright")).parent().unwrap().display().to_string();
     let path = format!("{binary}:{}", std::env::var("PATH").unwrap_or_default());
+    let out = Command::new("bash")
+        .args(["-c", command])
+        .current_dir(root())
+        .env("PATH", &path)
+        .env("NO_COLOR", "1")
+        .output()
+        .unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (out.status.code(), text(&out.stdout), text(&out.stderr))
+}
+
+/// Every command of the README ends as the README says: `# exit 1` after it, or 0.
+#[test]
+fn the_readme_runs() {
+    let text = fs::read_to_string(root().join("README.md")).unwrap();
     let mut ran = 0;
     for command in commands(&text) {
-        let command = command
-            .replace("./target/release/meshwright", "meshwright")
-            .replace("target/release/meshwright", "meshwright");
-        if !command.contains("meshwright ") || command.starts_with("cargo ") || command.starts_with("git ") {
-            continue;
-        }
-        let out = Command::new("bash").args(["-c", &command]).current_dir(root()).env("PATH", &path).output().unwrap();
-        let code = out.status.code();
-        assert!(matches!(code, Some(0 | 1)), "{command}: {code:?}\n{}", String::from_utf8_lossy(&out.stderr));
+        let Some(command) = with_the_binary(&command) else { continue };
+        let (command, expected) = command.split_once(" # exit ").unwrap_or((&command, "0"));
+        let (code, _, stderr) = said(command);
+        assert_eq!(code.map(|c| c.to_string()).as_deref(), Some(expected), "{command}\n{stderr}");
         ran += 1;
     }
-    assert!(ran > 0, "README.md has no `console` block with a command");
+    assert!(ran > 5, "README.md has {ran} commands");
+}
+
+/// The output that the README shows under a command is what the command says now.
+#[test]
+fn the_readme_shows_real_output() {
+    let text = fs::read_to_string(root().join("README.md")).unwrap();
+    let mut shown = 0;
+    let mut rest = text.as_str();
+    while let Some((_, after)) = rest.split_once("```console\n") {
+        let (block, after) = after.split_once("\n```\n").expect("a block ends");
+        let next = after.split("```").nth(1).unwrap_or_default();
+        let first = commands(&format!("```console\n{block}\n```")).into_iter().find_map(|c| with_the_binary(&c));
+        if let (Some(command), Some(expected)) = (first, next.strip_prefix("text\n"))
+            && !next.starts_with("text\nworld")
+            && after.split("```").next().is_some_and(|prose| !prose.contains("\n## "))
+        {
+            let (_, stdout, _) = said(command.split(" # exit ").next().unwrap());
+            let lines = |t: &str| t.trim_end().lines().map(|l| l.trim_end().to_owned()).collect::<Vec<String>>();
+            assert_eq!(lines(&stdout), lines(expected), "{command}: write the README's output anew");
+            shown += 1;
+        }
+        rest = after;
+    }
+    assert!(shown >= 5, "README.md shows the output of {shown} commands");
 }
 
 #[test]
