@@ -41,10 +41,12 @@ impl Memory {
         self.ledger.bytes() <= self.capacity
     }
 
-    /// A fit with less than a twentieth of the memory left, which the error of the model may eat; the share used.
+    /// A fit with less than a twentieth of the memory left, which the error of the model may eat; the share used. A KV cache
+    /// gives way, so it does not count.
     #[must_use]
     pub fn tight(&self) -> Option<f64> {
-        Some(self.utilization()).filter(|used| self.fits() && *used > TIGHT)
+        let firm = self.ledger.total() - self.ledger.get(MemoryTerm::KvCache);
+        Some(firm / self.capacity.get()).filter(|used| self.fits() && *used > TIGHT)
     }
 
     /// The largest term.

@@ -241,6 +241,10 @@ impl Rejection {
     /// The legal values next to what was asked for: at most one below and one above.
     #[must_use]
     pub fn nearest(&self) -> Vec<u64> {
+        // A shard's width and a block say nothing of the degrees that cut the whole width well.
+        if matches!(self.rule, Rule::QuantBlock | Rule::ExpertQuantBlock) {
+            return Vec::new();
+        }
         let whole = |v: f64| (v.is_finite() && (1.0..=1e12).contains(&v)).then_some(v as u64);
         let (Some(have), Some(need)) = (whole(self.have), whole(self.need)) else { return Vec::new() };
         let legal = match self.rule.kind() {
