@@ -43,13 +43,12 @@ pub(super) struct VerifyArgs {
 pub(super) fn run(args: &VerifyArgs) -> Result<Verdict> {
     let format = match &args.format {
         None => VerifyFormat::Table,
-        Some(name) => VerifyFormat::ALL
-            .into_iter()
-            .find(|f| f.name() == name.to_ascii_lowercase())
-            .ok_or_else(|| {
+        Some(name) => {
+            VerifyFormat::ALL.into_iter().find(|f| f.name() == name.to_ascii_lowercase()).ok_or_else(|| {
                 let names: Vec<&str> = VerifyFormat::ALL.iter().map(|f| f.name()).collect();
                 Error::invalid("--format", "", name, names.join(", "))
-            })?,
+            })?
+        }
     };
     let request = VerifyRequest {
         paths: args.paths.clone(),

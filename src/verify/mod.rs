@@ -212,6 +212,12 @@ pub fn check_draft(framework: Option<Framework>, draft: &Draft, world: Option<u6
     verdict(&Draft { dp: implied, ..*draft }, &facts, Vec::new())
 }
 
+/// The verdict on what a launch script starts, with what its reader found beside the numbers.
+#[must_use]
+pub fn check_started(draft: &Draft, facts: &Facts<'_>, findings: Vec<Finding>) -> Verdict {
+    verdict(draft, facts, findings)
+}
+
 fn experts_of(job: Option<&Job>) -> Option<u64> {
     job.and_then(|j| j.model.moe()).map(|moe| u64::from(moe.experts))
 }
