@@ -47,7 +47,7 @@ pub enum Error {
         offset: usize,
     },
     /// The text does not have the form it should have.
-    #[error("{}: {}{}", Line(path), At(key), Line(why))]
+    #[error("{}: {}{}", Line(path), At(key), Line(&clip(why, 300)))]
     Parse {
         /// The file or flag.
         path: String,
@@ -57,7 +57,7 @@ pub enum Error {
         why: String,
     },
     /// A value is not allowed.
-    #[error("{}: {}`{}` is not allowed: {}", Line(origin), At(key), Line(&clip(value)), Line(allowed))]
+    #[error("{}: {}`{}` is not allowed: {}", Line(origin), At(key), Line(&clip(value, 80)), Line(allowed))]
     Invalid {
         /// The file or flag.
         origin: String,
@@ -79,7 +79,7 @@ pub enum Error {
         allowed: String,
     },
     /// A name that is neither built in nor a file.
-    #[error("unknown {what} `{}`{} {}", Line(&clip(name)), DidYouMean(suggestions), Line(hint))]
+    #[error("unknown {what} `{}`{} {}", Line(&clip(name, 80)), DidYouMean(suggestions), Line(hint))]
     UnknownName {
         /// `model`, `gpu`, `cluster`...
         what: &'static str,
@@ -237,12 +237,11 @@ fn nearest_field(why: &str) -> Option<String> {
 }
 
 /// Cuts a value that would fill the screen.
-fn clip(text: &str) -> String {
-    const MOST: usize = 80;
-    if text.chars().count() <= MOST {
+fn clip(text: &str, most: usize) -> String {
+    if text.chars().count() <= most {
         return text.to_owned();
     }
-    let head: String = text.chars().take(MOST).collect();
+    let head: String = text.chars().take(most).collect();
     format!("{head}...")
 }
 

@@ -152,7 +152,7 @@ impl Space {
     #[must_use]
     pub fn new(job: &Job, options: &SpaceOptions) -> Self {
         let world = job.gpus();
-        let least = if options.use_fewer { world / 2 + 1 } else { world };
+        let least = if options.use_fewer { world.div_ceil(2) } else { world };
         let mut blocks: Vec<MeshBlock> = Vec::new();
         for gpus in (least..=world).rev() {
             let mut meshes = meshes(job, options, gpus);
@@ -387,6 +387,9 @@ fn block(job: &Job, options: &SpaceOptions, mesh: Mesh, replicas: u32) -> MeshBl
         let shards = mesh.dp_attention() * mesh.cp() * mesh.edp();
         match framework {
             _ if shards == 1 => vec![1],
+            // Sharded gradients would be reduced at every micro-batch of a pipeline: nobody offers ZeRO-2 with one.
+            None if mesh.pp() > 1 => vec![0, 1, 3],
+            Some(Framework::Deepspeed) if mesh.pp() > 1 => vec![0, 1],
             None | Some(Framework::Deepspeed) => vec![0, 1, 2, 3],
             Some(Framework::Megatron | Framework::Bridge) => vec![0, 1],
             Some(Framework::Torchtitan) => vec![3],

@@ -113,6 +113,9 @@ impl JobArgs {
             Some(path) => (path.clone(), JobFile::parse(path, &super::out::read(path)?)?),
             None => ("flags".to_owned(), JobFile::default()),
         };
+        if file.train.is_some() && file.serve.is_some() {
+            return Err(Error::invalid(origin, "serve", "train and serve", "exactly one of `train`, `serve`"));
+        }
         let text = |value: &Option<String>| value.clone().map(Value::String);
         file.model = text(&self.model).or(file.model);
         file.cluster = text(&self.cluster).or(file.cluster);
@@ -185,6 +188,7 @@ impl ServeArgs {
             || self.tpot_ms.is_some()
             || self.prefix_hit.is_some()
             || self.memory_fraction.is_some()
+            || self.engine_version.is_some()
     }
 
     fn over(&self, base: ServeFile) -> ServeFile {
@@ -272,6 +276,13 @@ impl SpaceArgs {
             let stage = word.trim().parse::<u8>().ok().filter(|z| *z <= 3);
             zero.push(stage.ok_or_else(|| flag_error("--zero", word, "0, 1, 2 or 3"))?);
         }
+        // A value said twice is one value: no plan is counted twice.
+        recompute.sort_unstable();
+        recompute.dedup();
+        schedule.sort_unstable();
+        schedule.dedup();
+        zero.sort_unstable();
+        zero.dedup();
         let optimizer_offload = match self.optimizer_offload {
             None => Vec::new(),
             Some(share) if (0.0..=1.0).contains(&share) => vec![(share * 100.0).round() as u8],

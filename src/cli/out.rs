@@ -20,7 +20,9 @@ pub(crate) fn read(path: &str) -> Result<String> {
     if bytes.len() as u64 > MOST_BYTES {
         return Err(Error::TooLarge { path: path.to_owned(), limit: MOST_BYTES });
     }
-    String::from_utf8(bytes).map_err(|e| Error::NotUtf8 { path: path.to_owned(), offset: e.utf8_error().valid_up_to() })
+    let text = String::from_utf8(bytes)
+        .map_err(|e| Error::NotUtf8 { path: path.to_owned(), offset: e.utf8_error().valid_up_to() })?;
+    Ok(text.strip_prefix('\u{feff}').map_or(text.clone(), str::to_owned))
 }
 
 /// A result on stdout.

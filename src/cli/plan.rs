@@ -220,6 +220,15 @@ fn workload_line(job: &crate::job::Job) -> String {
 pub(super) fn nothing_fits(r: &Ranking<'_>, read: &ReadJob, text: &mut String) {
     let _ = writeln!(text, "no plan fits ({} tried)", export::grouped(r.outcome.plans as f64));
     let funnel = &r.outcome.funnel;
+    if funnel.meshes == 0 {
+        let gpus = r.job.gpus();
+        let legal: Vec<String> = crate::mesh::divisors(u64::from(gpus)).iter().map(u64::to_string).collect();
+        let _ = writeln!(
+            text,
+            "no factorisation of {gpus} GPUs has the degrees asked for: each must divide {gpus} ({})",
+            legal.join(", ")
+        );
+    }
     let binding = funnel.plan_rules.iter().chain(&funnel.mesh_rules).filter(|t| t.nearest.is_some());
     let memory = binding.clone().find(|t| t.rule == crate::rules::Rule::Memory);
     let Some((plan, miss)) = memory.or(binding.max_by_key(|t| t.refused)).and_then(|t| t.nearest) else { return };

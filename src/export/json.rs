@@ -72,7 +72,9 @@ pub fn plan(job: &Job, convention: Convention, plan: &Plan) -> Value {
         }
     }
     let ends = (k.first_stage_layers, k.last_stage_layers);
-    if k.vpp <= 1 {
+    // Chunks that do not come out even are refused; the layers are still dealt out as without them.
+    let even = job.model.layers().is_multiple_of(m.pp().saturating_mul(k.vpp.max(1)));
+    if k.vpp <= 1 || !even {
         let stages = crate::framework::stage_layers(convention, job.model.layers(), m.pp(), ends.0, ends.1);
         put("stage_layers", stages.into());
     } else {
