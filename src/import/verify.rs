@@ -126,13 +126,15 @@ fn folder(path: &Path, given: &Given, out: &mut VerifyOutcome) -> Result<()> {
     for path in files {
         let name = path.display().to_string();
         let ending = path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase());
-        if !ending.is_none_or(|e| ENDINGS.contains(&e.as_str())) {
+        // Programs are plans only as recipes; whatever else they set is not about GPUs.
+        let program = ending.as_deref() == Some("py");
+        if !program && !ending.is_none_or(|e| ENDINGS.contains(&e.as_str())) {
             out.skipped.push((name, "not a kind of file that holds plans".to_owned()));
             continue;
         }
         let read = File::open(&path).map_err(|e| Error::read(&name, &e)).and_then(|file| bytes_of(&name, file));
         let result = read.and_then(|bytes| {
-            if document::read(&name, &bytes).is_err_and(|e| e.no_plan)
+            if (program || document::read(&name, &bytes).is_err_and(|e| e.no_plan))
                 && verify_launch::read(&name, &bytes).is_ok_and(|r| r.is_none())
             {
                 return Ok(None);

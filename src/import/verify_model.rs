@@ -117,7 +117,10 @@ fn build(read: &ReadCommand, h: &ModelHints) -> Option<Model> {
     let usual = if h.gated { (hidden.checked_mul(8)? / 3 / 64).max(1) * 64 } else { hidden.checked_mul(4)? };
     let width = h.ffn.unwrap_or(if h.hidden.is_some() && read.framework == Framework::Megatron { usual } else { even });
     let dense = Mlp { dense: Some(DenseMlp { ffn: width, gated: h.gated, bias: h.bias }), moe: None };
-    let sparse = h.experts.map(|experts| Mlp {
+    // Only a whole command's silence about experts means that there are none.
+    let whole = h.layers.is_some() && h.heads.is_some() && h.hidden.is_some();
+    let experts = h.experts.or(Some(one(d.ep)).filter(|ep| *ep > 1 && !whole));
+    let sparse = experts.map(|experts| Mlp {
         dense: None,
         moe: Some(Moe {
             experts,
@@ -127,7 +130,7 @@ fn build(read: &ReadCommand, h: &ModelHints) -> Option<Model> {
             shared_ffn: h.shared_ffn.unwrap_or(0),
             shared_gate: false,
             // Only a whole command's silence about biases means that it has them.
-            bias: h.bias && h.heads.is_some() && h.hidden.is_some(),
+            bias: h.bias && whole,
             router_bias: false,
             groups: 1,
             top_groups: 1,

@@ -263,7 +263,12 @@ impl<'a> Source<'a> {
             .maybe(&["--nproc-per-node", "--gpus-per-node", "--num-gpus", "--ntasks-per-node"])
             .or_else(|| self.slurm("--gpus-per-node").or_else(|| self.slurm("--gres")))
             .or_else(|| self.slurm("--ntasks-per-node").filter(|n| *n > 1))
-            .or_else(|| self.variable(&["GPUS_PER_NODE", "NPROC_PER_NODE", "NUM_GPUS"]));
+            .or_else(|| self.variable(&["GPUS_PER_NODE", "NPROC_PER_NODE", "NUM_GPUS", "NGPU"]));
+        // Launchers that are told of no nodes start one.
+        let spread = ["srun", "SLURM", "mpirun", "hostfile", "nnodes", "num_nodes", "NNODES"];
+        if out.nodes.is_none() && out.gpus_per_node.is_some() && !spread.iter().any(|word| self.text.contains(word)) {
+            out.nodes = Some(1);
+        }
         out.world = self.variable(&["WORLD_SIZE"]).map(u64::from).or(out.world);
         out.set_world();
     }
@@ -398,11 +403,14 @@ fn recognise(script: &Script, text: &str) -> Option<Framework> {
         return Some(framework);
     }
     // Configurations without a command.
-    let keys: [(&str, Framework); 4] = [
+    let keys: [(&str, Framework); 7] = [
         ("tensor_model_parallel_size", Framework::Bridge),
+        ("pipeline_model_parallel_size", Framework::Bridge),
+        ("expert_model_parallel_size", Framework::Bridge),
         ("tensor_parallel_degree", Framework::Torchtitan),
         ("data_parallel_shard_degree", Framework::Torchtitan),
         ("tensor_parallel_size", Framework::Trtllm),
+        ("pipeline_parallel_size", Framework::Trtllm),
     ];
     let found = keys.into_iter().find(|(key, _)| keys::mentions(text, key));
     found.map(|(_, framework)| framework)

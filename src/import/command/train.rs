@@ -212,7 +212,11 @@ pub(super) fn bridge(source: &Source<'_>) -> Result<ReadCommand, CommandError> {
     out.train.grad_dtype =
         keys.switch("grad_reduce_in_fp32")?.map(|full| if full { GradDtype::Fp32 } else { GradDtype::Bf16 });
     out.model = ModelHints {
-        name: f.text(&["--recipe"])?.filter(|r| !r.contains('$')).map(str::to_owned),
+        name: f
+            .text(&["--recipe"])?
+            .filter(|r| !r.contains('$'))
+            .or_else(|| recipe_name(source.text))
+            .map(str::to_owned),
         layers: keys.size("num_layers")?,
         hidden: keys.size("hidden_size")?,
         heads: keys.size("num_attention_heads")?,
@@ -232,6 +236,12 @@ pub(super) fn bridge(source: &Source<'_>) -> Result<ReadCommand, CommandError> {
     };
     source.place(&mut out);
     Ok(out)
+}
+
+/// The recipe that a Python file calls: `qwen3_30b_a3b_pretrain_config`.
+fn recipe_name(text: &str) -> Option<&str> {
+    let mut words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words.find(|word| word.ends_with("_pretrain_config"))
 }
 
 fn bridge_knobs(keys: &Keys, k: &mut Knobs) -> Result<(), CommandError> {
@@ -346,10 +356,6 @@ pub(super) fn torchtitan(source: &Source<'_>) -> Result<ReadCommand, CommandErro
     titan_schedule(&t, &mut out)?;
     out.model.name = f.text(&["--config"])?.or(f.text(&["--module"])?).filter(|n| !n.contains('$')).map(str::to_owned);
     source.place(&mut out);
-    if out.gpus_per_node.is_none() {
-        out.gpus_per_node = source.variable(&["NGPU"]);
-        out.set_world();
-    }
     Ok(out)
 }
 
