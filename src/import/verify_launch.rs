@@ -38,8 +38,14 @@ pub(super) fn read(name: &str, bytes: &[u8]) -> Result<Option<ReadCommand>> {
     let Ok(text) = std::str::from_utf8(bytes) else { return Ok(None) };
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let Some((text, surely)) = source(name, text) else { return Ok(None) };
-    let read = match command::read(&with_options(name, text)) {
-        Ok(read) => read,
+    let (text, merged) = with_options(name, text);
+    let read = match command::read(&text) {
+        Ok(mut read) => {
+            if let Some(file) = read.options.take().filter(|_| !merged) {
+                read.notes.push(format!("the options in {file} are not read: only the command's own count"));
+            }
+            read
+        }
         // Nothing of a framework is in it.
         Err(CommandError { line: 0, .. }) => return Ok(None),
         Err(e) => return Err(Error::invalid(name, format!("line {}: {}", e.line, e.flag), e.value, e.allowed)),
@@ -47,16 +53,23 @@ pub(super) fn read(name: &str, bytes: &[u8]) -> Result<Option<ReadCommand>> {
     Ok((surely || has_degree(&read.draft)).then_some(read))
 }
 
-/// The script with the file of options beside it that it names.
-fn with_options(name: &str, text: String) -> String {
-    let Some(folder) = Path::new(name).parent().filter(|_| Path::new(name).is_file()) else { return text };
-    let Some(file) = command::read(&text).ok().and_then(|read| read.options) else { return text };
+/// The script with the file of options beside it that it names, and whether there was one.
+fn with_options(name: &str, text: String) -> (String, bool) {
+    let Ok(first) = command::read(&text) else { return (text, false) };
+    // The other engines' files repeat their flags, and are not followed.
+    let follows = matches!(first.framework, Framework::Trtllm | Framework::Deepspeed | Framework::Torchtitan);
+    let folder = Path::new(name).parent().filter(|_| follows && Path::new(name).is_file());
+    let (Some(folder), Some(file)) = (folder, first.options) else { return (text, false) };
+    // What the script writes itself is in its text already.
+    if text.contains(&format!("> {file}")) {
+        return (text, true);
+    }
     let path = folder.join(file);
     let shown = path.display().to_string();
     let read = File::open(&path).ok().and_then(|file| bytes_of(&shown, file).ok());
     match read.and_then(|bytes| String::from_utf8(bytes).ok()) {
-        Some(options) => format!("{text}\n{options}"),
-        None => text,
+        Some(options) => (format!("{text}\n{options}"), true),
+        None => (text, false),
     }
 }
 

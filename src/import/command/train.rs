@@ -506,7 +506,7 @@ pub(super) fn deepspeed_json(text: &str) -> Result<ReadCommand, CommandError> {
     d.tp = json.number("tensor_parallel.autotp_size", 1)?.or(json.number("tensor_parallel.tp.tp_size", 1)?);
     d.ep = json.number("expert_parallel.autoep_size", 1)?;
     if d.ep.is_some() {
-        d.etp = json.number("expert_parallel.expert_tensor_parallel_size", 1)?;
+        d.etp = json.number("expert_parallel.expert_tensor_parallel_size", 1)?.or(Some(1));
     }
     d.dp = json.number("data_parallel_size", 1)?;
     d.cp = json.number("sequence_parallel_size", 1)?.filter(|n| *n > 1);
