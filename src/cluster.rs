@@ -540,10 +540,11 @@ impl fmt::Display for Cluster {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} x {} ({} nodes x {}, {} domain of {}, {} {} per GPU)",
+            "{} x {} ({} {} x {}, {} domain of {}, {} {} per GPU)",
             self.gpus(),
             self.gpu.name,
             self.nodes,
+            if self.nodes == 1 { "node" } else { "nodes" },
             self.gpus_per_node,
             self.scale_up.kind.name(),
             self.domain(),

@@ -1,12 +1,14 @@
 //! Why a plan costs what it costs, why one does not fit, and the smallest changes that make it fit.
 
+use crate::cluster::Dtype;
 use crate::cost::network::{self, Tier};
 use crate::cost::{MemoryTerm, Term, TimeTerm};
 use crate::estimate::{self, Estimate, Time};
 use crate::framework::{Framework, GroupKind, group};
-use crate::job::{Job, Workload};
+use crate::job::{GradDtype, Job, KvFormat, Serve, Train, Workload};
 use crate::mesh::{Convention, Mesh};
-use crate::plan::{Plan, Recompute};
+use crate::model::{Quant, QuantScope, WeightFormat};
+use crate::plan::{Draft, Plan, Recompute};
 use crate::rules;
 use crate::units::Bytes;
 
@@ -94,11 +96,8 @@ pub fn changes(job: &Job, framework: Option<Framework>, plan: &Plan, most: usize
     let knobs = plan.knobs;
     let with = |knobs| Plan { mesh: plan.mesh, knobs };
     if let Workload::Train(_) = &job.workload {
-        for set in module_sets(job) {
-            if set != knobs.recompute && knobs.recompute != Recompute::Full {
-                let changed = crate::plan::Knobs { recompute: set, ..knobs };
-                offer(format!("recompute={set}"), job, with(changed));
-            }
+        if let Some((set, recomputed)) = smallest_recompute(job, framework, plan) {
+            offer(format!("recompute={set}"), job, recomputed);
         }
         let mut micro = knobs.micro_batch / 2;
         while micro >= 1 {
@@ -114,6 +113,9 @@ pub fn changes(job: &Job, framework: Option<Framework>, plan: &Plan, most: usize
                 offer(format!("optimizer_offload={}", f64::from(offload) / 100.0), job, with(changed));
             }
         }
+    }
+    for (what, thinner) in lower_precision(job) {
+        offer(what, &thinner, *plan);
     }
     for (name, mesh) in wider(&plan.mesh) {
         let mut changed = Plan { mesh, knobs };
@@ -166,7 +168,69 @@ pub fn changes(job: &Job, framework: Option<Framework>, plan: &Plan, most: usize
     out
 }
 
-/// Sets of modules to recompute, cheapest kinds first; found by trying all of them, the whole layer last.
+/// The cheapest of the smallest sets of modules whose recomputation makes a plan fit: no set is looked at that holds one that
+/// fits, as recomputing more never costs less.
+fn smallest_recompute(job: &Job, framework: Option<Framework>, plan: &Plan) -> Option<(Recompute, Plan)> {
+    let convention = framework.map_or(Convention::Product, Framework::convention);
+    let held = match plan.knobs.recompute {
+        Recompute::None => 0,
+        Recompute::Modules(set) => set,
+        Recompute::Full => return None,
+    };
+    let with = |recompute| Plan { mesh: plan.mesh, knobs: crate::plan::Knobs { recompute, ..plan.knobs } };
+    let fits =
+        |plan: &Plan| rules::broken(job, framework, plan).is_empty() && estimate::memory(job, convention, plan).fits();
+    let mut sets: Vec<u8> = module_sets(job)
+        .into_iter()
+        .filter_map(|set| match set {
+            Recompute::Modules(set) if set & !held != 0 => Some(set | held),
+            Recompute::Modules(_) | Recompute::None | Recompute::Full => None,
+        })
+        .collect();
+    sets.sort_unstable_by_key(|set| (set.count_ones(), *set));
+    sets.dedup();
+    let mut smallest: Vec<u8> = Vec::new();
+    for set in sets {
+        if !smallest.iter().any(|small| set & small == *small) && fits(&with(Recompute::Modules(set))) {
+            smallest.push(set);
+        }
+    }
+    let speed = |plan: &Plan| estimate::estimate(job, convention, plan).tokens_per_s(job);
+    let best = smallest.into_iter().map(|set| with(Recompute::Modules(set))).max_by(|a, b| {
+        // Of equal speed, the first is the smaller set.
+        speed(a).total_cmp(&speed(b)).then_with(|| b.cmp(a))
+    });
+    let whole = with(Recompute::Full);
+    best.or_else(|| fits(&whole).then_some(whole)).map(|plan| (plan.knobs.recompute, plan))
+}
+
+/// The same job in thinner number formats, with what changes.
+fn lower_precision(job: &Job) -> Vec<(String, Job)> {
+    let mut out = Vec::new();
+    let mut add = |what: &str, workload| out.push((what.to_owned(), Job { workload, ..job.clone() }));
+    match job.workload {
+        Workload::Train(train) => {
+            if train.grad_dtype == GradDtype::Fp32 {
+                add("grad_dtype=bf16", Workload::Train(Train { grad_dtype: GradDtype::Bf16, ..train }));
+            }
+        }
+        Workload::Serve(serve) => {
+            let widest = serve.quant.format.bytes();
+            for (format, dtype) in [(WeightFormat::Fp8, Dtype::Fp8), (WeightFormat::Int4, Dtype::Bf16)] {
+                if format.bytes() < 0.9 * widest && job.cluster.gpu.peak(dtype).is_some() {
+                    let quant = Quant { format, scope: QuantScope::Linears };
+                    add(&format!("weights in {format}"), Workload::Serve(Serve { quant, ..serve }));
+                }
+            }
+            if serve.kv_cache == KvFormat::Bf16 {
+                add("kv_cache=fp8", Workload::Serve(Serve { kv_cache: KvFormat::Fp8, ..serve }));
+            }
+        }
+    }
+    out
+}
+
+/// Sets of modules to recompute, found by trying all of them.
 fn module_sets(job: &Job) -> Vec<Recompute> {
     use crate::plan::Module;
     let bit = |m: Module| 1_u8 << m as u8;
@@ -183,14 +247,12 @@ fn module_sets(job: &Job) -> Vec<Recompute> {
             useful.push(bit(Module::SharedExperts));
         }
     }
-    let mut sets: Vec<Recompute> = (1..1_u32 << useful.len())
+    (1..1_u32 << useful.len())
         .map(|choice| {
             let chosen = useful.iter().enumerate().filter(|(i, _)| choice & (1 << i) != 0);
             Recompute::Modules(chosen.map(|(_, bit)| bit).fold(0, |set, bit| set | bit))
         })
-        .collect();
-    sets.push(Recompute::Full);
-    sets
+        .collect()
 }
 
 /// The same GPUs with one degree doubled at the cost of data parallelism.
@@ -210,6 +272,25 @@ fn wider(mesh: &Mesh) -> Vec<(String, Mesh)> {
             let form = Mesh::new(tp, cp, pp, dp, ep * factor, etp);
             out.extend(form.map(|m| (format!("ep {ep} to {}", ep * factor), m)));
         }
+    }
+    out
+}
+
+/// What to know about a plan that holds: the framework's silent choices, and how tight the memory is.
+#[must_use]
+pub fn remarks(
+    job: &Job,
+    framework: Option<Framework>,
+    plan: &Plan,
+    draft: Option<&Draft>,
+    estimate: &Estimate,
+) -> Vec<String> {
+    let mut out: Vec<String> = rules::warnings(job, framework, plan, draft).iter().map(ToString::to_string).collect();
+    if let Some(used) = estimate.memory.tight() {
+        out.push(format!(
+            "tight: {:.1}% of the memory is used, and the model's own error is of that order; leave 5% or try it first",
+            used * 100.0
+        ));
     }
     out
 }

@@ -1,6 +1,7 @@
 //! The frameworks a plan can be started on: their conventions, their rank orders, how they split layers.
 
 use crate::mesh::{Convention, Group, Mesh};
+use crate::plan::Toggle;
 use std::fmt;
 
 /// A framework.
@@ -79,6 +80,15 @@ impl Framework {
     #[must_use]
     pub fn of(convention: Convention) -> Option<Self> {
         Self::ALL.into_iter().find(|f| f.convention() == convention)
+    }
+
+    /// What it says of its kernels by being named: Megatron runs on Transformer Engine's fused ones.
+    #[must_use]
+    pub const fn kernels(self) -> Toggle {
+        match self {
+            Self::Megatron | Self::Bridge => Toggle::On,
+            Self::Torchtitan | Self::Deepspeed | Self::Vllm | Self::Sglang | Self::Trtllm => Toggle::Default,
+        }
     }
 
     /// Whether it serves (the others train).

@@ -6,7 +6,7 @@
 use crate::framework::Framework;
 use crate::job::{Job, Workload};
 use crate::mesh::{Convention, Mesh, divisors};
-use crate::plan::{Knobs, Module, Plan, Recompute, Schedule};
+use crate::plan::{Knobs, Module, Plan, Recompute, Schedule, Toggle};
 
 /// Which pairs of grids are enumerated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -154,7 +154,7 @@ impl Space {
         let world = job.gpus();
         let least = if options.use_fewer { world.div_ceil(2) } else { world };
         let mut blocks: Vec<MeshBlock> = Vec::new();
-        for gpus in (least..=world).rev() {
+        for gpus in counts(world, least, job.cluster.gpus_per_node) {
             let mut meshes = meshes(job, options, gpus);
             meshes.sort_unstable();
             meshes.dedup();
@@ -190,6 +190,18 @@ impl Space {
         let at = self.starts.partition_point(|start| *start <= i) - 1;
         self.blocks[at].get(i - self.starts[at])
     }
+}
+
+/// Most GPU counts that are planned for when fewer may be used.
+const MOST_COUNTS: usize = 64;
+
+/// The GPU counts to plan for, most first: every one of a small cluster, whole nodes of a large one, at most [`MOST_COUNTS`].
+fn counts(world: u32, least: u32, per_node: u32) -> Vec<u32> {
+    let all = (least..=world).rev();
+    if (world - least) as usize <= MOST_COUNTS {
+        return all.collect();
+    }
+    all.filter(|n| *n == world || n.is_multiple_of(per_node)).take(MOST_COUNTS).collect()
 }
 
 /// Ordered ways to write `n` as a product of `factors` numbers: for each prime power `p^k`, `C(k + factors - 1, factors - 1)`.
@@ -342,7 +354,8 @@ fn gcd(a: u32, b: u32) -> u32 {
 fn block(job: &Job, options: &SpaceOptions, mesh: Mesh, replicas: u32) -> MeshBlock {
     let b = &options.bounds;
     let framework = options.framework;
-    let mut base = Knobs { replicas, sequence_parallel: mesh.tp() > 1, ..Knobs::default() };
+    let fused_kernels = framework.map_or(Toggle::Default, Framework::kernels);
+    let mut base = Knobs { replicas, sequence_parallel: mesh.tp() > 1, fused_kernels, ..Knobs::default() };
     let Workload::Train(train) = &job.workload else {
         return MeshBlock {
             mesh,

@@ -251,7 +251,8 @@ pub(crate) struct SpaceArgs {
     /// product (TP*EP*PP*DP) or folded (every pair of grids).
     #[arg(long, value_parser = ["product", "folded"], default_value = "product")]
     space: String,
-    /// Plans on fewer GPUs too, down to half of them; the idle ones are named.
+    /// Plans on fewer GPUs too, down to half of them (whole nodes and at most 64 counts on large clusters); the idle ones are
+    /// named.
     #[arg(long)]
     use_fewer: bool,
 }

@@ -10,7 +10,6 @@ use crate::estimate::{Assessment, Time, assess};
 use crate::export::{Format, SCHEMA, grouped, json, text};
 use crate::import::job::ReadJob;
 use crate::plan::{Draft, Purpose};
-use crate::rules::warnings;
 use crate::units::{Bytes, Seconds};
 use clap::Args;
 use serde_json::json;
@@ -182,8 +181,9 @@ fn table(read: &ReadJob, all: &[Compared], head: &[&str], rows: &[Vec<String>]) 
             let _ = writeln!(text, "{}: [{}] {rejection} ({})", c.name, rejection.rule.id(), rejection.hint());
         }
         if let Some(plan) = &c.assessment.resolution.plan {
-            for warning in warnings(&read.job, read.framework, plan, None) {
-                let _ = writeln!(text, "{}: {warning}", c.name);
+            let Some(estimate) = &c.assessment.estimate else { continue };
+            for remark in crate::explain::remarks(&read.job, read.framework, plan, None, estimate) {
+                let _ = writeln!(text, "{}: {remark}", c.name);
             }
         }
     }

@@ -9,7 +9,6 @@ use crate::estimate::{Time, assess, stages};
 use crate::export::{Format, json};
 use crate::import::job::{JobFile, ReadJob};
 use crate::plan::{Draft, Purpose};
-use crate::rules::warnings;
 use crate::units::{Bytes, Seconds};
 use clap::Args;
 use rayon::prelude::*;
@@ -66,7 +65,8 @@ pub(super) fn read_with_plan(job: &JobArgs, plan: Option<&str>) -> Result<ReadJo
 const CHUNK: usize = 4096;
 
 fn batch(path: &str, args: &EstimateArgs) -> Result<Verdict> {
-    let text = out::read(path)?;
+    // A line that is no text spoils itself alone.
+    let text = String::from_utf8_lossy(&out::bytes(path)?).trim_start_matches('\u{feff}').to_owned();
     let lines: Vec<(usize, &str)> = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).collect();
     if lines.is_empty() {
         return Err(flag_error("--batch", path, "at least one line with a job"));
@@ -91,7 +91,12 @@ fn batch(path: &str, args: &EstimateArgs) -> Result<Verdict> {
 fn answer(origin: &str, line: &str) -> (String, bool) {
     // Read twice, so that a line that is no job is answered under its own id.
     let id = serde_json::from_str::<serde_json::Value>(line).ok().and_then(|v| v.get("id").cloned());
-    let result = JobFile::parse(origin, line).and_then(|file| file.read(origin)).and_then(|read| {
+    let utf8 = if line.contains(char::REPLACEMENT_CHARACTER) {
+        Err(Error::parse(origin, "", "the line is not UTF-8 text"))
+    } else {
+        Ok(())
+    };
+    let result = utf8.and_then(|()| JobFile::parse(origin, line)).and_then(|file| file.read(origin)).and_then(|read| {
         let draft =
             read.draft.ok_or_else(|| Error::missing(origin, "plan", "text as in `tp2 ep4 pp2 dp1`, or an object"))?;
         let assessment = assess(&read.job, read.framework, &draft);
@@ -115,7 +120,7 @@ fn table(read: &ReadJob, assessment: &crate::estimate::Assessment) -> String {
     let (Some(plan), Some(estimate)) = (&resolution.plan, &assessment.estimate) else { return text };
     let purpose = if job.train().is_some() { Purpose::Train } else { Purpose::Serve };
     let _ = writeln!(text, "plan: {}", plan.text(plan.convention(read.convention), purpose));
-    for warning in warnings(job, read.framework, plan, read.draft.as_ref()) {
+    for warning in crate::explain::remarks(job, read.framework, plan, read.draft.as_ref(), estimate) {
         let _ = writeln!(text, "note: {warning}");
     }
     let m = &estimate.memory;

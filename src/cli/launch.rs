@@ -31,7 +31,7 @@ pub(super) struct LaunchArgs {
 pub(super) fn run(args: &LaunchArgs) -> Result<Verdict> {
     let format = args.output.format(&[Format::Table, Format::Json])?;
     let read = super::estimate::read_with_plan(&args.job, args.plan.as_deref())?;
-    let framework = match read.framework {
+    let framework = match read.framework.or(Framework::of(read.convention)) {
         Some(framework) => framework,
         None if read.job.serve().is_some() => Framework::Vllm,
         None => Framework::Megatron,
@@ -39,20 +39,16 @@ pub(super) fn run(args: &LaunchArgs) -> Result<Verdict> {
     let draft = read.draft.expect("read_with_plan asks for one");
     // A plan in product's words is judged in those words, then under the framework's own rules.
     let assessment = assess(&read.job, read.framework, &draft);
-    let Some(plan) = assessment.resolution.plan else {
-        let first = assessment.resolution.rejections.first().map(ToString::to_string).unwrap_or_default();
-        return Err(Error::invalid("plan", "", args.plan.clone().unwrap_or_default(), first));
-    };
     let mut broken = assessment.resolution.rejections.clone();
-    if read.framework.is_none() {
-        broken.extend(crate::rules::broken(&read.job, Some(framework), &plan));
+    if let (None, Some(plan)) = (read.framework, &assessment.resolution.plan) {
+        broken.extend(crate::rules::broken(&read.job, Some(framework), plan));
     }
     for rejection in &broken {
         out::note(false, &format!("cannot work [{}]: {rejection}; {}", rejection.rule.id(), rejection.hint()));
     }
-    if !broken.is_empty() {
+    let Some(plan) = assessment.resolution.plan.filter(|_| broken.is_empty()) else {
         return Ok(Verdict::Fails);
-    }
+    };
     let started = match launch(&read.job, &plan, framework) {
         Ok(started) => started,
         Err(why) => {

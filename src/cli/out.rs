@@ -7,8 +7,8 @@ use std::path::Path;
 /// The most that is read of one file: larger ones are not jobs or plans.
 const MOST_BYTES: u64 = 256 << 20;
 
-/// A text file, or stdin for `-`.
-pub(crate) fn read(path: &str) -> Result<String> {
+/// A file, or stdin for `-`.
+pub(crate) fn bytes(path: &str) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let limit = MOST_BYTES + 1;
     if path == "-" {
@@ -20,8 +20,14 @@ pub(crate) fn read(path: &str) -> Result<String> {
     if bytes.len() as u64 > MOST_BYTES {
         return Err(Error::TooLarge { path: path.to_owned(), limit: MOST_BYTES });
     }
-    let text = String::from_utf8(bytes)
-        .map_err(|e| Error::NotUtf8 { path: path.to_owned(), offset: e.utf8_error().valid_up_to() })?;
+    Ok(bytes)
+}
+
+/// A text file, or stdin for `-`; a byte-order mark is dropped.
+pub(crate) fn read(path: &str) -> Result<String> {
+    let name = if path == "-" { "stdin" } else { path };
+    let text = String::from_utf8(bytes(path)?)
+        .map_err(|e| Error::NotUtf8 { path: name.to_owned(), offset: e.utf8_error().valid_up_to() })?;
     Ok(text.strip_prefix('\u{feff}').map_or(text.clone(), str::to_owned))
 }
 

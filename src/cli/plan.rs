@@ -7,7 +7,6 @@ use crate::export::{self, Format, Ranking, funnel_lines, json, text};
 use crate::import::job::ReadJob;
 use crate::mesh::Convention;
 use crate::rank::{Row, TIE};
-use crate::rules::warnings;
 use crate::search::{Outcome, SearchOptions, StopReason, Watch, search};
 use crate::space::{Scope, Space, SpaceOptions};
 use clap::Args;
@@ -157,7 +156,7 @@ fn table(r: &Ranking<'_>, read: &ReadJob) -> String {
         if idle > 0 {
             let _ = writeln!(text, "1 leaves {idle} of {} GPUs idle", job.gpus());
         }
-        for warning in warnings(job, read.framework, &best.plan, None) {
+        for warning in crate::explain::remarks(job, read.framework, &best.plan, None, &best.estimate) {
             let _ = writeln!(text, "1: {warning}");
         }
         if r.outcome.rows.iter().skip(1).any(|row| row.ties_with(best)) {

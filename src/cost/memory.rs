@@ -4,7 +4,7 @@ use super::ops;
 use crate::job::{GradDtype, Precision};
 use crate::mesh::Mesh;
 use crate::model::{Block, BlockParams, Model, Quant};
-use crate::plan::{Knobs, Module, Recompute};
+use crate::plan::{Module, Recompute};
 
 /// Parameters of one rank, dense and routed apart, because different groups shard their optimizer.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -88,11 +88,11 @@ pub fn state_bytes(precision: Precision, grad: GradDtype, zero: u8, shards: f64,
 /// Activation bytes per token of one layer that stay until its backward pass, after recomputation has dropped some, and those
 /// that recomputing brings back for one layer at a time.
 #[must_use]
-pub fn activation(kept: &ops::Kept, hidden: f64, r: f64, recompute: Recompute) -> (f64, f64) {
+pub fn activation(kept: &ops::Kept, checkpoint: f64, recompute: Recompute) -> (f64, f64) {
     let total = kept.total();
     match recompute {
         Recompute::None => (total, 0.0),
-        Recompute::Full => (2.0 * hidden / r, total),
+        Recompute::Full => (checkpoint.min(total), total),
         Recompute::Modules(_) => {
             let mut dropped = 0.0;
             let mut drop = |module, bytes: f64| {
@@ -235,6 +235,10 @@ pub fn deepep_low_latency(hidden: f64, experts: f64, tokens: f64) -> f64 {
 /// Measured reserved over allocated memory of 8 x B200 runs lies between 1.03 and 1.09; the static part never fragments.
 pub const FRAGMENTATION: f64 = 0.06;
 
+/// Buffers that Transformer Engine's overlapped TP communication keeps, in activations of the micro-batch: one for each of the
+/// ten GEMMs that `initialize_ub` lists.
+pub const OVERLAP_BUFFERS: f64 = 10.0;
+
 /// Driver and CUDA context of one process.
 pub const CONTEXT: f64 = 0.6e9;
 
@@ -251,10 +255,4 @@ pub fn communicators(sizes: &[u32]) -> f64 {
         0 => 0.0,
         n => FIRST_COMMUNICATOR + NEXT_COMMUNICATOR * (n - 1) as f64,
     }
-}
-
-/// Whether fused gradient accumulation keeps its buffers: Megatron's code path, not FSDP's.
-#[must_use]
-pub const fn fuses_gradients(knobs: &Knobs) -> bool {
-    knobs.zero < 3
 }

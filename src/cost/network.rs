@@ -33,8 +33,16 @@ impl Tier {
     }
 }
 
-/// Share of a NIC's rate that large messages reach: 46.5 of 50 GB/s in low-latency dispatch, 35 to 46 in collectives.
-const NIC_SHARE: f64 = 0.80;
+/// Share of a NIC's rate that large messages reach between two domains: 46.5 of 50 GB/s in low-latency dispatch, 35 to 46 in
+/// collectives.
+const NIC_SHARE: f64 = 0.85;
+
+/// What each doubling of the domains beyond two adds to the time of the bytes: paths that collide in the spine. Fitted to step
+/// times; the means of nanotron's published sweeps (85 of 188 GB/s at their best on 16 nodes) fall faster still.
+const CONTENTION: f64 = 0.16;
+
+/// Time a ring needs per further domain.
+const HOP: f64 = 1e-6;
 
 /// Where a group's ranks lie.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -84,7 +92,8 @@ pub fn collective(cluster: &Cluster, placed: Placed, kind: Collective, bytes: f6
         Tier::Network => {
             let far = placed.size.div_ceil(placed.near).max(2);
             let near = f64::from(placed.near);
-            let nic = cluster.nic_share().get() * NIC_SHARE;
+            let crowd = 1.0 + CONTENTION * (doublings(far) - 1.0);
+            let nic = cluster.nic_share().get() * NIC_SHARE / crowd;
             let start = network_alpha(cluster, kind, far);
             match kind {
                 Collective::AllReduce => {
@@ -115,14 +124,18 @@ pub fn collective(cluster: &Cluster, placed: Placed, kind: Collective, bytes: f6
 }
 
 /// Fixed time of a collective between `far` domains: two nodes' small all-reduces take 60 to 90 us end to end, about 10 us more
-/// for each doubling. Half of it for one-directional collectives.
+/// for each doubling and 1 us for each domain of a ring. Half of it for one-directional collectives.
 fn network_alpha(cluster: &Cluster, kind: Collective, far: u32) -> f64 {
-    let doublings = f64::from(far.next_power_of_two().ilog2());
-    let both = cluster.network.latency.get() * 8.0 + 10e-6 * doublings + 10e-6;
+    let both = cluster.network.latency.get() * 8.0 + 10e-6 * doublings(far) + HOP * f64::from(far) + 10e-6;
     match kind {
         Collective::AllReduce => both,
         Collective::AllGather | Collective::ReduceScatter | Collective::AllToAll | Collective::SendRecv => both / 2.0,
     }
+}
+
+/// Doublings that reach a number of domains.
+fn doublings(far: u32) -> f64 {
+    f64::from(far.max(2).checked_next_power_of_two().map_or(32, u32::ilog2))
 }
 
 /// A collective inside one domain.

@@ -3,6 +3,7 @@
 //! Letters follow the papers: h hidden, a query heads, g KV heads, D head dim, f FFN width, E experts, k top-k, t TP, x
 //! expert TP, e EP. Everything is per token of the rank's micro-batch before sequence parallelism cuts it.
 
+use super::stack::Stack;
 use crate::mesh::Mesh;
 use crate::model::{Block, Mixer, Mlp, Model, matrices};
 
@@ -195,7 +196,7 @@ pub fn kernels(block: &Block) -> f64 {
         Mixer::None {} => 0.0,
     };
     let dense = if block.mlp.dense.is_some() { 5.0 } else { 0.0 };
-    let moe = block.mlp.moe.map_or(0.0, |m| if m.shared_ffn > 0 { 20.0 } else { 15.0 });
+    let moe = block.mlp.moe.map_or(0.0, |m| if m.shared_ffn > 0 { 25.0 } else { 20.0 });
     mixer + dense + moe
 }
 
@@ -254,12 +255,16 @@ impl Kept {
 
 /// What one layer keeps per token; `r` is what sequence parallelism divides by, `balance` the load of the fullest expert rank.
 #[must_use]
-pub fn kept(model: &Model, block: &Block, mesh: &Mesh, r: f64, balance: f64) -> Kept {
+pub fn kept(model: &Model, block: &Block, mesh: &Mesh, r: f64, balance: f64, stack: &Stack) -> Kept {
     let h = f64::from(model.spec().hidden);
     let t = f64::from(mesh.tp());
     // Blocks of an MLP alone (Nemotron-H) have one norm, the others two that keep their input and output.
     let norms = f64::from(block.norms.min(2));
-    let mut k = Kept { residual: 2.0 * h / r * norms, norm_out: 2.0 * h / r * norms, ..Kept::default() };
+    // Models with learned positions are trained with dropout: a byte of mask for each residual addition.
+    let masks = if model.spec().learned_positions { 1.0 / stack.residual_cut(r) } else { 0.0 };
+    let residual = (2.0 / stack.residual_cut(r) + stack.extra + masks) * h * norms;
+    let mut k = Kept { residual, norm_out: 2.0 * h / stack.norm_cut(r) * norms, ..Kept::default() };
+    let act_out = |gated: bool| if gated { stack.gated_out } else { 2.0 };
     match block.mixer {
         Mixer::Gqa(a) => {
             let d = f64::from(a.head_dim);
@@ -296,29 +301,29 @@ pub fn kept(model: &Model, block: &Block, mesh: &Mesh, r: f64, balance: f64) -> 
     if let Some(dense) = block.mlp.dense {
         let f = f64::from(dense.ffn) / t;
         k.dense = 2.0 * (matrices(dense.gated) - 1) as f64 * f;
-        k.dense_act = 2.0 * f;
+        k.dense_act = act_out(dense.gated) * f;
     }
     if let Some(moe) = block.mlp.moe {
         let rows = balance * routed_rows(moe.top_k, mesh);
         let f = f64::from(moe.ffn) / f64::from(mesh.etp());
         let up = (matrices(moe.gated) - 1) as f64;
-        k.shared = 2.0 * (up + 1.0) * f64::from(moe.shared_ffn) / t;
+        k.shared = (2.0 * up + act_out(moe.gated)) * f64::from(moe.shared_ffn) / t;
         k.router = (2.0 * h + 8.0 * f64::from(moe.experts)) / r;
         k.routed = rows * (2.0 * h + 2.0 * up * f);
-        k.routed_act = rows * 2.0 * f;
+        k.routed_act = rows * act_out(moe.gated) * f;
     }
     k
 }
 
 /// Bytes of the largest working set of a layer's backward pass, per token, beside what is kept.
 #[must_use]
-pub fn transient(model: &Model, block: &Block, mesh: &Mesh, balance: f64) -> f64 {
+pub fn transient(model: &Model, block: &Block, mesh: &Mesh, balance: f64, stack: &Stack) -> f64 {
     let h = f64::from(model.spec().hidden);
-    let k = kept(model, block, mesh, 1.0, balance);
+    let k = kept(model, block, mesh, 1.0, balance, stack);
     let up_projection = if k.latent { 2.0 * k.qkv } else { 0.0 };
     let dense = k.dense + k.dense_act;
     let routed = k.routed + k.routed_act;
-    up_projection.max(dense).max(routed) + 4.0 * h
+    up_projection.max(dense).max(routed) + stack.working * h
 }
 
 /// The distinct weight shapes of a block on this rank, as products `n k` (one expert stands for all).

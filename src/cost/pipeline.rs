@@ -85,3 +85,34 @@ pub fn bubble(schedule: Schedule, pp: u32, vpp: u32, micro_batches: u32, stages:
         }
     }
 }
+
+/// Seconds of the slowest of `pp` stages when `layers` of `layer` seconds are cut so that the last stage, which also has the
+/// `head`, gets fewer of them: the least of `max(c layer, last layer + head)` over whole numbers of layers `c` in the others.
+///
+/// Source: nanotron cuts by cumulative cost with the head as a block; Megatron-Core has
+/// `account_for_loss_in_pipeline_split` and `num_layers_in_last_pipeline_stage` for the same.
+///
+/// ```
+/// # use meshwright::cost::pipeline::balanced;
+/// // Sixteen layers and a head worth four of them: five a stage.
+/// assert_eq!(balanced(16, 4, 1.0, 4.0), 5.0);
+/// // No head: an even split.
+/// assert_eq!(balanced(16, 4, 1.0, 0.0), 4.0);
+/// ```
+#[must_use]
+pub fn balanced(layers: u32, pp: u32, layer: f64, head: f64) -> f64 {
+    let all = f64::from(layers);
+    if pp <= 1 {
+        return all * layer + head;
+    }
+    let others = f64::from(pp - 1);
+    let with = |c: f64| {
+        let last = (all - c * others).max(0.0);
+        (c * layer).max(last * layer + head)
+    };
+    // The best `c` is next to the fractional optimum, or what the others need when the head fills its stage.
+    let even = ((all + head / layer.max(1e-15)) / f64::from(pp)).floor();
+    let full = (all / others).ceil();
+    let at = |c: f64| with(c.clamp(0.0, full));
+    at(even).min(at(even + 1.0)).min(at(full))
+}

@@ -10,9 +10,12 @@ use crate::framework::{Framework, stage_len};
 use crate::job::{Job, Workload};
 use crate::mesh::Convention;
 use crate::model::Model;
-use crate::plan::{Draft, Plan};
+use crate::plan::{Draft, Plan, Toggle};
 use crate::rules::{self, Rejection, Resolution, Rule};
 use crate::units::Bytes;
+
+/// Share of the memory above which a fit is called tight.
+pub const TIGHT: f64 = 0.95;
 
 /// Memory of the GPU that needs most.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -36,6 +39,12 @@ impl Memory {
     #[must_use]
     pub fn fits(&self) -> bool {
         self.ledger.bytes() <= self.capacity
+    }
+
+    /// A fit with less than a twentieth of the memory left, which the error of the model may eat; the share used.
+    #[must_use]
+    pub fn tight(&self) -> Option<f64> {
+        Some(self.utilization()).filter(|used| self.fits() && *used > TIGHT)
     }
 
     /// The largest term.
@@ -166,6 +175,11 @@ pub struct Assessment {
 #[must_use]
 pub fn assess(job: &Job, framework: Option<Framework>, draft: &Draft) -> Assessment {
     let mut resolution = rules::judge(job, framework, draft);
+    if let (Some(plan), Some(framework)) = (&mut resolution.plan, framework)
+        && plan.knobs.fused_kernels == Toggle::Default
+    {
+        plan.knobs.fused_kernels = framework.kernels();
+    }
     let estimate = resolution.plan.map(|plan| estimate(job, draft.convention, &plan));
     if let Some(estimate) = &estimate {
         resolution.rejections.extend(verdict(job, estimate));

@@ -11,7 +11,7 @@ use crate::job::{Job, Workload};
 use crate::mesh::Convention;
 use crate::plan::{Plan, Purpose};
 use crate::rank::{Row, dollars_per_million};
-use crate::rules::{Rejection, warnings};
+use crate::rules::Rejection;
 use crate::search::{Funnel, StopReason, Tally};
 use serde_json::{Map, Value, json};
 
@@ -204,8 +204,7 @@ pub fn result(
     out.insert("verdict".into(), if rejections.is_empty() { "fits" } else { "rejected" }.into());
     out.insert("rejections".into(), rejections.iter().map(rejection).collect());
     if let (Some(p), Some(estimate)) = (&resolution.plan, &assessment.estimate) {
-        let said: Vec<Value> = warnings(job, framework, p, None).iter().map(|w| w.to_string().into()).collect();
-        out.insert("warnings".into(), said.into());
+        out.insert("warnings".into(), explain::remarks(job, framework, p, None, estimate).into());
         out.insert("memory".into(), memory(job, convention, p, estimate));
         time(job, p, estimate, &mut out);
         if full {
@@ -242,6 +241,8 @@ pub fn row(r: &Ranking<'_>, at: usize, row: &Row) -> Value {
     out.insert("rejections".into(), Value::Array(Vec::new()));
     out.insert("memory".into(), memory(r.job, r.convention, &row.plan, &row.estimate));
     time(r.job, &row.plan, &row.estimate, &mut out);
+    let framework = Framework::of(r.convention);
+    out.insert("warnings".into(), explain::remarks(r.job, framework, &row.plan, None, &row.estimate).into());
     out.insert("why".into(), explain::reason(r.job, r.convention, &row.plan, &row.estimate).into());
     let over: Vec<&str> = explain::over_network(r.job, r.convention, &row.plan).iter().map(|g| g.name()).collect();
     out.insert("over_network".into(), over.into());

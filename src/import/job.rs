@@ -172,8 +172,9 @@ impl JobFile {
         let framework = self.framework.as_deref().map(|name| framework(origin, name)).transpose()?;
         let named = self.convention.as_deref().map(|name| convention(origin, name)).transpose()?;
         let convention = named.or(framework.map(Framework::convention)).unwrap_or_default();
-        let framework = framework.or(Framework::of(convention));
-        let workload = workload(origin, &model, framework, self.train.as_ref(), self.serve.as_ref())?;
+        // A convention is a way of naming; only a named framework's rules hold. Its engines still tell serving from training.
+        let engine = framework.or(Framework::of(convention));
+        let workload = workload(origin, &model, engine, self.train.as_ref(), self.serve.as_ref())?;
         check_cluster(origin, &cluster)?;
         if let Some(framework) = framework
             && framework.serves() != matches!(workload, Workload::Serve(_))

@@ -71,15 +71,14 @@ impl WeightFormat {
         }
     }
 
-    /// The width a shard must be a multiple of, when the kernels ask for one (blocks of 128 for fp8-block and Marlin's int4,
-    /// 16 for nvfp4, 32 for mxfp4).
+    /// The width a shard must be a multiple of, when the kernels ask for one: blocks of 128 for fp8-block and Marlin's int4, 16
+    /// for nvfp4. Engines pad mxfp4 shards (gpt-oss runs at TP 4 and 8, whose shards of 2880 are no multiple of 32).
     #[must_use]
     pub const fn block(self) -> Option<u64> {
         match self {
             Self::Fp8Block | Self::Int4 => Some(128),
             Self::Nvfp4 => Some(16),
-            Self::Mxfp4 => Some(32),
-            Self::Fp32 | Self::Bf16 | Self::Fp16 | Self::Fp8 | Self::Int8 => None,
+            Self::Mxfp4 | Self::Fp32 | Self::Bf16 | Self::Fp16 | Self::Fp8 | Self::Int8 => None,
         }
     }
 }

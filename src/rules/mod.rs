@@ -288,8 +288,10 @@ impl fmt::Display for Plain {
 impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (have, need) = if self.rule == Rule::Memory {
-            let gib = |v: f64| crate::units::Bytes::new(v).to_string();
-            (gib(self.have), gib(self.need))
+            let size = |v: f64| crate::units::Bytes::new(v).to_string();
+            let (have, need) = (size(self.have), size(self.need));
+            // Two figures that round to the same text say nothing: then the bytes.
+            if have == need { (format!("{:.0} B", self.have), format!("{:.0} B", self.need)) } else { (have, need) }
         } else {
             (Plain(self.have).to_string(), Plain(self.need).to_string())
         };

@@ -1,6 +1,6 @@
 //! What a plan that holds should still be told: nothing here refuses.
 
-use super::{Plain, Rejection, check_build};
+use super::{Rejection, check_build};
 use crate::framework::{Framework, GroupKind, group, stage_layers};
 use crate::job::Job;
 use crate::mesh::Convention;
@@ -101,7 +101,7 @@ impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::KvReplicated { heads, tp } => {
-                let factor = Plain(f64::from(tp) / f64::from(heads.max(1)));
+                let factor = f64::from(tp) / f64::from(heads.max(1));
                 write!(f, "TP {tp} keeps {factor} copies of each of the {heads} KV heads, ")?;
                 write!(f, "so the KV cache holds 1/{factor} of the tokens it could")
             }

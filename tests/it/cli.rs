@@ -513,3 +513,117 @@ fn idle_gpus_are_named() {
     let table = say("plan --model llama-3-8b --cluster 7xH100 --serve --tp 2 --use-fewer --quiet").stdout;
     assert!(table.contains("1 of 7 GPUs idle"), "{table}");
 }
+
+/// The mission's document in the four forms people keep plans in.
+fn documents() -> [(&'static str, String); 4] {
+    let text = "Strategy: TP 2, EP 4, PP 2, DP 2 for 16 GPUs, 64 experts\n\
+        Total GPUs required = PP x TP x DP = 2 x 2 x 2 = 8\n\
+        Memory: 41.25 GB of 80 GB, memory utilisation 51562500000.0%\n";
+    let json = r#"{"gpus": 16, "num_experts": 64, "strategy": {"tp": 2, "ep": 4, "pp": 2, "dp": 2},
+        "formula": "Total GPUs required = PP x TP x DP = 2 x 2 x 2 = 8", "memory_utilisation": "51562500000.0%",
+        "memory": "41.25 GB of 80 GB"}"#;
+    let yaml = "gpus: 16\nnum_experts: 64\nstrategy:\n  tp: 2\n  ep: 4\n  pp: 2\n  dp: 2\n\
+        formula: \"Total GPUs required = PP x TP x DP = 2 x 2 x 2 = 8\"\n\
+        memory_utilisation: 51562500000.0%\nmemory: 41.25 GB of 80 GB\n";
+    [
+        ("plan.txt", text.to_owned()),
+        ("plan.md", crate::schema::DOCUMENT.to_owned()),
+        ("plan.json", json.to_owned()),
+        ("plan.yaml", yaml.to_owned()),
+    ]
+}
+
+#[test]
+fn us2_the_missions_document_never_passes() {
+    let here = Scratch::new();
+    for (name, text) in documents() {
+        let file = here.file(name, text);
+        let said = run(&["verify", &file]);
+        assert_eq!(said.code, Some(1), "{name}: {}", said.stderr);
+        for fact in
+            ["32", "200%", "16 short", "leaves EP out", "not 8", "41.25 GB of 80 GB", "51.56%", "Megatron-LM", "vLLM"]
+        {
+            assert!(said.stdout.contains(fact), "{name}: `{fact}` in\n{}", said.stdout);
+        }
+        for fix in ["EP 4 -> 2", "32 experts on a GPU", "TP 2 -> 1", "DP 2 -> 1", "tp2 ep2 pp2 dp2", "tp1 ep4 pp2 dp2"]
+        {
+            assert!(said.stdout.contains(fix), "{name}: `{fix}` in\n{}", said.stdout);
+        }
+        let ran = run(&["verify", "--format", "json", &file]);
+        assert_eq!(ran.code, Some(1));
+        let value = ran.json();
+        check("verify.json", &value);
+        let rules: Vec<&str> =
+            value["violations"].as_array().unwrap().iter().map(|v| v["rule"].as_str().unwrap()).collect();
+        assert_eq!(rules, ["world", "formula", "gpus-claimed", "utilization-unit"], "{name}");
+        assert!(value["by_framework"].as_object().unwrap().values().all(|f| f["holds"] == false), "{name}");
+        // Every fix on the same GPUs is itself a document that holds, where the product convention reads it.
+        for fix in value["fixes"].as_array().unwrap() {
+            if fix["convention"].as_str().is_some_and(|c| c != "product") {
+                continue;
+            }
+            let degrees: Vec<u64> = fix["plan"]
+                .as_str()
+                .unwrap()
+                .split(' ')
+                .map(|w| w.trim_start_matches(|c: char| c.is_ascii_alphabetic()).parse().unwrap())
+                .collect();
+            let from_megatron = fix["change"].as_str().unwrap() == "DP 2 -> 4";
+            assert!(from_megatron || degrees.iter().product::<u64>() == fix["gpus"].as_u64().unwrap(), "{fix}");
+        }
+    }
+    let folder = run(&["verify", "--format", "json", &here.path("")]);
+    assert_eq!((folder.code, folder.json().as_array().map(Vec::len)), (Some(1), Some(4)), "linted file by file");
+    let piped = run_with(&["verify", "-"], documents()[0].1.as_bytes());
+    assert_eq!(piped.code, Some(1), "{}", piped.stderr);
+}
+
+/// The same four factors with PP 4 and EP 2: wrong as a product, right as Megatron flags.
+#[test]
+fn us2_a_document_that_frameworks_can_start_says_so() {
+    let text = "16 GPUs of 80 GB, 64 experts.\nStrategy: TP 2, PP 4, DP 2, EP 2\nTotal GPUs required = TP x PP x DP = 2 x 4 x 2 = 16\n";
+    let ran = run_with(&["verify", "--format", "json", "-"], text.as_bytes());
+    assert_eq!(ran.code, Some(1));
+    let value = ran.json();
+    check("verify.json", &value);
+    let holds = |f: &str| value["by_framework"][f]["holds"].as_bool().unwrap();
+    assert_eq!([holds("product"), holds("megatron"), holds("torchtitan")], [false, true, true]);
+    let named = run_with(&["verify", "--framework", "megatron", "-"], text.as_bytes());
+    assert_eq!(named.code, Some(0), "with its framework named it holds:\n{}{}", named.stdout, named.stderr);
+}
+
+#[test]
+fn a_document_that_holds_gives_zero_and_one_without_a_plan_two() {
+    let good =
+        "16 GPUs, 64 experts. Strategy: TP 2, EP 2, PP 2, DP 2. Total GPUs = TP x EP x PP x DP = 2 x 2 x 2 x 2 = 16\n";
+    for format in ["table", "json", "jsonl", "markdown", "sarif", "junit"] {
+        let ran = run_with(&["verify", "--format", format, "-"], good.as_bytes());
+        assert_eq!(ran.code, Some(0), "{format}: {}{}", ran.stdout, ran.stderr);
+        assert!(!ran.stdout.is_empty());
+    }
+    let here = Scratch::new();
+    for (name, bytes) in [("empty.md", &b""[..]), ("binary.md", b"\xff\xfe"), ("poem.md", b"Roses are red.\n")] {
+        let file = here.file(name, bytes);
+        let ran = run(&["verify", &file]);
+        assert!(ran.refusal().contains(name), "{}", ran.stderr);
+    }
+    assert!(say("verify nowhere/at/all.md").refusal().contains("nowhere/at/all.md"));
+}
+
+#[test]
+fn a_line_of_a_batch_that_is_no_text_spoils_only_itself() {
+    let good = r#"{"id":1,"model":"gpt2","cluster":"8xH100","train":{"global_batch":8},"plan":"tp1 pp2 dp4"}"#;
+    let ran = run_with(&["estimate", "--batch", "-"], &[b"a\xff\n", good.as_bytes(), b"\n"].concat());
+    assert_eq!((ran.code, ran.stdout.lines().count()), (Some(1), 2), "{}", ran.stderr);
+}
+
+/// Two numbers that differ are not printed as the same.
+#[test]
+fn a_refusal_does_not_print_equal_numbers() {
+    let value = say(&format!("plan {QWEN} --framework megatron --quiet --format json")).json();
+    let tallies = ["meshes", "plans"].map(|l| value["refused"][l].as_array().unwrap().clone()).concat();
+    let memory = tallies.iter().find(|t| t["rule"] == "memory").expect("some plans are too large");
+    let message = memory["nearest"]["message"].as_str().unwrap();
+    let sizes: Vec<&str> = message.split(' ').filter(|w| w.parse::<f64>().is_ok()).collect();
+    assert!(sizes.len() == 2 && sizes[0] != sizes[1], "{message}");
+}

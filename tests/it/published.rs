@@ -323,3 +323,22 @@ fn adam_keeps_eighteen_bytes_a_parameter() {
         near(states(&r) * 1e9, 8_030_261_248.0 * bytes, 0.001, "model states");
     }
 }
+
+/// "Never `fits` with less than 5% headroom without a warning": the allocator's mood decides there.
+#[test]
+fn us3_a_tight_fit_comes_with_a_warning() {
+    let flags = "--model qwen3.5-35b-a3b --cluster 8xH100";
+    let rows = say(&format!("plan {flags} --top 30 --variants 5 --quiet --format json")).json();
+    let mut tight = 0;
+    for row in rows["results"].as_array().unwrap() {
+        if row["memory"]["utilization"].as_f64().unwrap() <= 0.95 {
+            continue;
+        }
+        tight += 1;
+        let r = estimate(flags, row["plan"]["text"].as_str().unwrap());
+        let said = r["warnings"].as_array().unwrap();
+        let warned = said.iter().any(|w| w.as_str().is_some_and(|w| w.contains("memory") || w.contains("headroom")));
+        assert!(warned, "{} of memory, and no warning: {said:?}", r["memory"]["utilization"]);
+    }
+    assert!(tight > 0, "no tight plan to look at");
+}

@@ -124,7 +124,7 @@ pub(crate) fn model() -> impl Strategy<Value = Model> {
     ]);
     (
         body(),
-        select(vec![256_u32, 1024, 2048, 6144, 12_288]),
+        select(vec![256_u32, 1024, 2048, 6144, 12_288, 12_288]),
         select(vec![1_000_u32, 32_000, 151_936]),
         any::<bool>(),
         quant,

@@ -1,15 +1,30 @@
 //! What every stage of a replica must hold, and how many KV tokens are left room for.
 
 use super::{EngineProfile, Load};
-use crate::cluster::Gpu;
+use crate::cluster::{Architecture, Gpu, LinkKind};
 use crate::cost::memory as mem;
 use crate::cost::ops;
 use crate::cost::{MemoryLedger, MemoryTerm};
 use crate::estimate::{Memory, StageSpan, worst};
 use crate::job::{Job, Serve};
 use crate::mesh::{Convention, Mesh};
-use crate::model::{Mixer, Model, matrices};
+use crate::model::{Mixer, matrices};
 use crate::plan::Plan;
+
+/// Workspaces of an engine on one GPU, beside the context. vLLM's logs say .35 to 1.8 GiB for both.
+const ALONE_BYTES: f64 = 0.5e9;
+/// Communicators without NVLink: no custom all-reduce and no multicast buffers. vLLM's logs say .25 GiB for two RTX 4090.
+const PCIE_BYTES: f64 = 0.3e9;
+/// Bytes per logit of the sampler's dummy run: fp32 logits, their sorted copy and probabilities.
+const SAMPLER: f64 = 12.0;
+/// Tokens of a step and requests sampled at once on smaller GPUs (vLLM's `arg_utils`: under 70 GiB, and A100).
+const SMALL_CHUNK: f64 = 2048.0;
+const SMALL_SEQUENCES: f64 = 256.0;
+
+/// Whether an engine takes its larger defaults on a GPU.
+fn is_large(gpu: &Gpu) -> bool {
+    gpu.memory.get() >= 70.0 * f64::from(1 << 30) && gpu.architecture != Architecture::Ampere
+}
 
 /// Bytes a GPU may use: the engine's share of its memory.
 #[must_use]
@@ -62,7 +77,7 @@ fn stage_fixed(job: &Job, serve: &Serve, convention: Convention, plan: &Plan, st
     if last && !(model.spec().tied_embeddings && first) {
         ledger.add(MemoryTerm::Weights, table / f64::from(mesh.tp()));
     }
-    ledger.add(MemoryTerm::ServeActivations, peak_activation(model, serve, mesh, &profile, last));
+    ledger.add(MemoryTerm::ServeActivations, peak_activation(job, mesh, &profile, last));
     let ranks = f64::from(mesh.dp_attention()) / f64::from(plan.knobs.replicas.max(1));
     if let Some(moe) = model.moe()
         && mesh.ep() > 1
@@ -73,7 +88,13 @@ fn stage_fixed(job: &Job, serve: &Serve, convention: Convention, plan: &Plan, st
         ledger.add(MemoryTerm::ExpertBuffers, mem::deepep_low_latency(f64::from(model.spec().hidden), experts, 128.0));
     }
     let alone = mesh.world() / plan.knobs.replicas.max(1) == 1;
-    ledger.add(MemoryTerm::Communication, if alone { 0.1e9 } else { profile.other_bytes });
+    let linked = job.cluster.scale_up.kind != LinkKind::Pcie;
+    let other = match (alone, linked) {
+        (true, _) => ALONE_BYTES,
+        (false, true) => profile.other_bytes,
+        (false, false) => PCIE_BYTES,
+    };
+    ledger.add(MemoryTerm::Communication, other);
     ledger.add(MemoryTerm::Graphs, profile.graph_bytes);
     ledger.add(MemoryTerm::Context, mem::CONTEXT);
     ledger
@@ -83,10 +104,13 @@ fn stage_fixed(job: &Job, serve: &Serve, convention: Convention, plan: &Plan, st
 /// every token, and the sampler's fp32 logits.
 ///
 /// Checked against vLLM's own "peak activation" lines; see `docs/VALIDATION.md`.
-fn peak_activation(model: &Model, serve: &Serve, mesh: &Mesh, profile: &EngineProfile, last: bool) -> f64 {
+fn peak_activation(job: &Job, mesh: &Mesh, profile: &EngineProfile, last: bool) -> f64 {
+    let model = &job.model;
+    let large = is_large(&job.cluster.gpu);
     let h = f64::from(model.spec().hidden);
     let t = f64::from(mesh.tp());
-    let chunk = profile.chunk.min(f64::from(model.spec().max_positions));
+    let chunk =
+        if large { profile.chunk } else { profile.chunk.min(SMALL_CHUNK) }.min(f64::from(model.spec().max_positions));
     let mut widest: f64 = 0.0;
     for block in model.blocks() {
         let mut width = 0.0;
@@ -111,9 +135,8 @@ fn peak_activation(model: &Model, serve: &Serve, mesh: &Mesh, profile: &EnginePr
         };
         widest = widest.max(width).max(attention);
     }
-    // A tenth of the sequences an engine would take by default never meets a small model's workload.
-    let sampled = profile.max_sequences.min(f64::from(serve.concurrency).max(256.0));
-    let logits = if last { 4.0 * sampled * f64::from(model.spec().vocab) * 4.0 } else { 0.0 };
+    let sampled = if large { profile.max_sequences } else { profile.max_sequences.min(SMALL_SEQUENCES) };
+    let logits = if last { SAMPLER * sampled * f64::from(model.spec().vocab) } else { 0.0 };
     chunk * (8.0 * h + widest) + logits
 }
 
@@ -146,3 +169,7 @@ pub fn kv_tokens_per_rank(job: &Job, serve: &Serve, convention: Convention, plan
     }
     if least.is_finite() { least } else { 0.0 }
 }
+
+#[cfg(test)]
+#[path = "memory_tests.rs"]
+mod tests;

@@ -252,7 +252,9 @@ pub fn service(job: &Job, serve: &Serve, convention: Convention, plan: &Plan) ->
     let per_rank = kv_tokens_per_rank(job, serve, convention, plan);
     let holds = (per_rank / load.longest).floor().max(0.0);
     let wanted = load.requests;
-    load.requests = wanted.min(holds.max(1.0));
+    // Requests in flight stand at all points of their answers: together they hold their mean context, not their longest.
+    let running = (per_rank / load.context).floor().max(1.0);
+    load.requests = wanted.min(running);
 
     let pp = f64::from(plan.mesh.pp());
     let batch = (load.requests / pp).max(1.0);

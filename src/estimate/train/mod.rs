@@ -1,10 +1,11 @@
 //! One optimiser step: memory of every stage and where the time goes.
 
+mod layer;
 mod memory;
 mod time;
 
+pub(crate) use layer::Groups;
 pub use memory::{memory, stage_memory, stage_params};
-pub(crate) use time::Groups;
 pub use time::{Step, forward_flop_per_token, step};
 
 use crate::job::Train;

@@ -1,0 +1,338 @@
+//! One layer, one micro-batch, one rank: kernels, host, and what its groups exchange.
+
+use super::{sp_degree, tokens};
+use crate::cluster::{Architecture, Blend, Cluster, Collective, GemmKind, Gpu};
+use crate::cost::compute::{self, Engine};
+use crate::cost::network::{self, Placed};
+use crate::cost::ops::{self, Part};
+use crate::framework::{GroupKind, group};
+use crate::job::{Job, Train};
+use crate::mesh::{Convention, Mesh};
+use crate::model::{Block, Mixer, Norm};
+use crate::plan::{Module, Plan, Recompute};
+
+/// Seconds of one layer and one micro-batch on one rank.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(super) struct LayerTime {
+    pub(super) forward: f64,
+    pub(super) backward: f64,
+    pub(super) recompute: f64,
+    pub(super) tp: f64,
+    pub(super) cp: f64,
+    pub(super) ep: f64,
+    /// The part of the backward pass that is weight gradients.
+    pub(super) weight_grads: f64,
+}
+
+impl LayerTime {
+    pub(super) fn busy(&self) -> f64 {
+        self.forward + self.backward + self.recompute + self.tp + self.cp + self.ep
+    }
+
+    /// Adds another, some times over.
+    pub(super) fn add(&mut self, other: &Self, times: f64) {
+        self.forward += times * other.forward;
+        self.backward += times * other.backward;
+        self.recompute += times * other.recompute;
+        self.tp += times * other.tp;
+        self.cp += times * other.cp;
+        self.ep += times * other.ep;
+        self.weight_grads += times * other.weight_grads;
+    }
+
+    /// All of it, longer or shorter.
+    pub(super) fn scaled(&self, by: f64) -> Self {
+        let mut out = Self::default();
+        out.add(self, by);
+        out
+    }
+}
+
+/// The groups of a plan on its cluster.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Groups {
+    pub(crate) tp: Placed,
+    pub(crate) cp: Placed,
+    pub(crate) ep: Placed,
+    pub(crate) etp: Placed,
+    pub(crate) dp_cp: Placed,
+    pub(crate) edp: Placed,
+    pub(crate) pp: Placed,
+}
+
+impl Groups {
+    pub(crate) fn new(cluster: &Cluster, convention: Convention, mesh: &Mesh, replicas: u32) -> Self {
+        let at = |kind| network::place(cluster, group(convention, mesh, replicas, kind));
+        Self {
+            tp: at(GroupKind::Tp),
+            cp: at(GroupKind::Cp),
+            ep: at(GroupKind::Ep),
+            etp: at(GroupKind::Etp),
+            dp_cp: at(GroupKind::DpCp),
+            edp: at(GroupKind::Edp),
+            pp: at(GroupKind::Pp),
+        }
+    }
+}
+
+/// Share of an isolated 16-bit GEMM's speed that a training step sustains, by architecture: what clocks do under full power.
+/// An A100 holds its clocks, later ones do not (H100 near 1.4 of 1.98 GHz, B200 worse). Eight-bit and narrower kernels reach a
+/// smaller share of their peak and are not slowed further.
+const fn sustained(gpu: &Gpu) -> f64 {
+    match gpu.architecture {
+        Architecture::Volta | Architecture::Ampere | Architecture::Ada => 1.0,
+        Architecture::Hopper | Architecture::Cdna3 | Architecture::Gaudi3 => 0.82,
+        Architecture::Blackwell | Architecture::Cdna4 => 0.63,
+    }
+}
+
+/// Time of training's attention over that of the prefill kernels whose curve the GPU has: `FlashAttention` 1 and 2 on A100, the
+/// same on Hopper where prefill runs kernels written for it (350 of 620 TFLOP/s), cuDNN under Transformer Engine.
+const fn attention_over_prefill(gpu: &Gpu, fused: bool) -> f64 {
+    match gpu.architecture {
+        _ if fused => 1.3,
+        Architecture::Volta | Architecture::Ampere | Architecture::Ada => 1.8,
+        Architecture::Hopper
+        | Architecture::Blackwell
+        | Architecture::Cdna3
+        | Architecture::Cdna4
+        | Architecture::Gaudi3 => 2.3,
+    }
+}
+
+/// Backward over forward of an attention core: 2.5 times the FLOP (its scores are computed again) at 77 % of the speed.
+const ATTENTION_BACKWARD: f64 = 2.5 * 1.3;
+
+/// Bytes per element of the residual stream that an `RMSNorm` of separate kernels moves beyond a fused one's 4.
+const UNFUSED_NORM: f64 = 20.0;
+
+/// Host time of one operator issued from Python, and how many make one kernel of a fused layer. About 4 ms per layer, forward
+/// and backward, bound small layers of every eager framework (vTrain's and nanotron's grids both show it).
+const OPERATOR: f64 = 8e-6;
+const OPERATORS_PER_KERNEL: f64 = 7.0;
+
+/// Host time that tensor parallelism adds to a layer's forward pass: its collectives and their streams.
+const HOST_TP: f64 = 50e-6;
+
+/// Host time of the backward pass over that of the forward pass.
+const HOST_BACKWARD: f64 = 3.0;
+
+/// Time of a TP collective between kernels over that of the same in a benchmark loop.
+const TP_IN_STEP: f64 = 1.1;
+
+/// What pricing a plan's layers takes.
+pub(super) struct Pricing<'a> {
+    pub(super) job: &'a Job,
+    pub(super) train: &'a Train,
+    pub(super) plan: &'a Plan,
+    pub(super) groups: Groups,
+    gemm: Engine,
+    plain: Engine,
+    weight_bytes: f64,
+    /// Weights in 8 bits or fewer.
+    narrow: bool,
+    /// Kernels fused as Transformer Engine's are. A job does not name its kernels; 8-bit training and Blackwell need it.
+    pub(super) fused: bool,
+}
+
+impl<'a> Pricing<'a> {
+    pub(super) fn new(job: &'a Job, train: &'a Train, convention: Convention, plan: &'a Plan) -> Self {
+        let gpu = &job.cluster.gpu;
+        let kind = train.precision.gemm();
+        let narrow = kind != GemmKind::Bf16;
+        Self {
+            job,
+            train,
+            plan,
+            groups: Groups::new(&job.cluster, convention, &plan.mesh, 1),
+            gemm: Engine::new(gpu, kind),
+            plain: Engine::new(gpu, GemmKind::Bf16),
+            weight_bytes: match train.precision {
+                crate::job::Precision::Bf16 | crate::job::Precision::Fp16 => 2.0,
+                crate::job::Precision::Fp8 | crate::job::Precision::Mxfp8 => 1.0,
+                crate::job::Precision::Nvfp4 => 0.5625,
+            },
+            narrow,
+            fused: narrow || matches!(gpu.architecture, Architecture::Blackwell),
+        }
+    }
+
+    pub(super) fn collective(&self, placed: Placed, kind: Collective, bytes: f64) -> f64 {
+        network::collective(&self.job.cluster, placed, kind, bytes).get()
+    }
+
+    /// A 16-bit GEMM in a training step: router and head.
+    pub(super) fn plain_gemm(&self, rows: f64, n: f64, k: f64) -> f64 {
+        self.plain.gemm(rows, n, k, 1.0, 2.0) / sustained(&self.job.cluster.gpu)
+    }
+
+    /// One layer of a kind.
+    pub(super) fn layer(&self, kind: usize) -> LayerTime {
+        let model = &self.job.model;
+        let block = &model.blocks()[kind];
+        let mesh = &self.plan.mesh;
+        let knobs = &self.plan.knobs;
+        let gpu = &self.job.cluster.gpu;
+        let t = tokens(self.train, self.plan);
+        let r = sp_degree(self.plan);
+        let seq = f64::from(self.train.seq_len);
+        let balance = self.train.moe_balance;
+        let mut time = LayerTime::default();
+
+        let mut up_projection = 0.0;
+        let mut dense = 0.0;
+        let mut experts = 0.0;
+        let clock = sustained(gpu);
+        ops::gemms(model, block, mesh, &mut |g| {
+            let load = if g.part == Part::Experts { balance } else { 1.0 };
+            let rows = t * g.rows * load;
+            let narrow = self.narrow && g.part != Part::Router;
+            // Quantisation is part of the measured narrow products.
+            let forward = if narrow {
+                self.gemm.gemm(rows, g.n, g.k, g.count, self.weight_bytes)
+            } else {
+                self.plain.gemm(rows, g.n, g.k, g.count, 2.0) / clock
+            };
+            // Weight gradients are added to fp32 ones while the product runs.
+            let weights = Blend::Fourth.join(forward, 8.0 * g.count * g.n * g.k / gpu.hbm.get());
+            time.forward += forward;
+            time.backward += forward + weights;
+            time.weight_grads += weights;
+            match g.part {
+                Part::Experts => experts += forward,
+                Part::Dense => dense += forward,
+                Part::Attention => up_projection += forward,
+                Part::Router => {}
+            }
+        });
+        let core = compute::attention(gpu, t * ops::core_flop(block, mesh, seq), seq)
+            * attention_over_prefill(gpu, self.fused);
+        let light =
+            compute::elementwise(gpu, t * (ops::elementwise_bytes(model, block, mesh, r) + self.unfused(block)));
+        time.forward += core + light;
+        time.backward += ATTENTION_BACKWARD * core + 2.0 * light;
+
+        let tp_forward = self.tensor_parallel(block, t, &mut time);
+        let ep_forward = self.expert_parallel(block, t, &mut time);
+        if mesh.cp() > 1 {
+            let kv = match block.mixer {
+                Mixer::Gqa(a) => 4.0 * ops::local_kv_heads(a.kv_heads, mesh.tp()) * f64::from(a.head_dim),
+                Mixer::Mla(a) => {
+                    let widths = f64::from(a.nope) + f64::from(a.rope) + f64::from(a.v);
+                    2.0 * f64::from(a.heads) / f64::from(mesh.tp()) * widths
+                }
+                Mixer::DeltaNet(_) | Mixer::Mamba2(_) | Mixer::None {} => 0.0,
+            };
+            let hops = f64::from(mesh.cp() - 1);
+            let hop = self.collective(self.groups.cp, Collective::SendRecv, t * kv);
+            time.cp = (hops * hop - core).max(hop) + (2.0 * hops * hop - ATTENTION_BACKWARD * core).max(hop);
+        }
+        time.recompute = match knobs.recompute {
+            Recompute::None => 0.0,
+            Recompute::Full => time.forward + tp_forward + ep_forward,
+            Recompute::Modules(_) => {
+                let mut again = 0.0;
+                let mut add = |module, seconds: f64| {
+                    if knobs.recompute.has(module) {
+                        again += seconds;
+                    }
+                };
+                // Flash attention recomputes its scores in any case: only its own pass is paid again.
+                add(Module::CoreAttn, core);
+                add(Module::Layernorm, light * 0.3);
+                add(Module::MlaUpProj, if block.mixer.gqa().is_none() { up_projection * 0.5 } else { 0.0 });
+                add(Module::Mlp, dense);
+                add(Module::MlpAct, light * 0.3);
+                add(Module::Moe, experts + ep_forward);
+                add(Module::SharedExperts, dense);
+                again
+            }
+        };
+        self.wait_for_host(block, &mut time);
+        time
+    }
+
+    /// Bytes per token that unfused norms move on top of fused ones. `LayerNorm` is one kernel in every framework.
+    fn unfused(&self, block: &Block) -> f64 {
+        match self.job.model.spec().norm {
+            Norm::Rms if !self.fused => {
+                let h = f64::from(self.job.model.spec().hidden);
+                UNFUSED_NORM * f64::from(block.norms) * h / sp_degree(self.plan)
+            }
+            Norm::Rms | Norm::Layer => 0.0,
+        }
+    }
+
+    /// TP's collectives of both passes into `time`; those of the forward pass are returned.
+    fn tensor_parallel(&self, block: &Block, t: f64, time: &mut LayerTime) -> f64 {
+        let knobs = &self.plan.knobs;
+        if self.plan.mesh.tp() <= 1 {
+            return 0.0;
+        }
+        let stream = 2.0 * t * f64::from(self.job.model.spec().hidden);
+        // One pass through TP for the mixer and one for a dense part; routed experts have their own exchange.
+        let dense_part = block.mlp.dense.is_some() || block.mlp.moe.is_some_and(|m| m.shared_ffn > 0);
+        let passes = f64::from(u32::from(!matches!(block.mixer, Mixer::None {})) + u32::from(dense_part)) * TP_IN_STEP;
+        // The recipes of 8-bit training overlap TP through user buffers; half of it shows.
+        let shown = if knobs.tp_overlap.or(self.narrow) { 0.5 } else { 1.0 };
+        if knobs.sequence_parallel {
+            let gather = self.collective(self.groups.tp, Collective::AllGather, stream);
+            let scatter = self.collective(self.groups.tp, Collective::ReduceScatter, stream);
+            // Backward gathers the inputs once more for the weight gradients.
+            time.tp = shown * passes * (3.0 * gather + 2.0 * scatter);
+            shown * passes * (gather + scatter)
+        } else {
+            let reduce = self.collective(self.groups.tp, Collective::AllReduce, stream);
+            time.tp = shown * 2.0 * passes * reduce;
+            shown * passes * reduce
+        }
+    }
+
+    /// EP's exchanges of both passes into `time`; those of the forward pass are returned.
+    fn expert_parallel(&self, block: &Block, t: f64, time: &mut LayerTime) -> f64 {
+        let mesh = &self.plan.mesh;
+        let Some(moe) = block.mlp.moe else { return 0.0 };
+        let hidden = f64::from(self.job.model.spec().hidden);
+        let balance = self.train.moe_balance;
+        let placed = self.groups.ep;
+        let sent = 2.0 * f64::from(moe.top_k) * (t / sp_degree(self.plan)) * hidden * balance;
+        let exchange = self.collective(placed, Collective::AllToAll, sent * once_per_domain(placed, moe.top_k));
+        let gathered = 2.0 * t * ops::routed_rows(moe.top_k, mesh) * hidden * balance;
+        let around = if mesh.etp() > 1 {
+            self.collective(self.groups.etp, Collective::AllGather, gathered)
+                + self.collective(self.groups.etp, Collective::ReduceScatter, gathered)
+        } else {
+            0.0
+        };
+        let forward = 2.0 * exchange + around;
+        time.ep = 2.0 * forward;
+        if self.plan.knobs.ep_overlap.or(false) {
+            // Another micro-batch's compute hides the exchange.
+            time.ep = (time.ep - (time.forward + time.backward)).max(0.1 * time.ep);
+        }
+        forward
+    }
+
+    /// Lengthens the passes to what the host needs to issue them; the two overlap except near a tie.
+    fn wait_for_host(&self, block: &Block, time: &mut LayerTime) {
+        let tp = if self.plan.mesh.tp() > 1 { HOST_TP } else { 0.0 };
+        let forward = ops::kernels(block) * OPERATORS_PER_KERNEL * OPERATOR + tp;
+        let again = f64::from(u32::from(self.plan.knobs.recompute == Recompute::Full));
+        let host = forward * (1.0 + HOST_BACKWARD + again);
+        let busy = time.busy();
+        let wait = Blend::Fourth.join(host, busy) - busy;
+        time.forward += wait / 3.0;
+        time.backward += wait * 2.0 / 3.0;
+    }
+}
+
+/// Share of an exchange's copies that travel when a token is sent once to each domain that holds some of its `top_k` experts:
+/// `d (1 - (1 - 1/d)^k) / k` of `d` domains under random routing. Source: `DeepEP`'s dispatch, which Megatron's flex dispatcher runs.
+fn once_per_domain(placed: Placed, top_k: u32) -> f64 {
+    let domains = f64::from(placed.size) / f64::from(placed.near.max(1));
+    if domains <= 1.0 || top_k == 0 {
+        return 1.0;
+    }
+    let misses = (1.0 - 1.0 / domains).powi(top_k.min(1 << 16).cast_signed());
+    (domains * (1.0 - misses) / f64::from(top_k)).min(1.0)
+}
