@@ -1,6 +1,6 @@
 //! What would make a plan hold. A fix is offered only after the whole check has passed on it.
 
-use super::reading::{Reading, read};
+use super::reading::{Reading, Sizes, read};
 use super::{Facts, Jobs, shape};
 use crate::framework::Framework;
 use crate::job::{Job, MOST_GPUS};
@@ -398,7 +398,7 @@ fn worded(draft: &Draft, candidate: &Candidate, facts: &Facts<'_>, available: u6
     let mut notes = Vec::new();
     let reading = read(facts.convention, &candidate.draft, facts.available, facts.spare);
     notes.push(reading.formula);
-    let ep = u64::from(read_ep(&candidate.draft));
+    let ep = Sizes::of(&candidate.draft).ep;
     if let Some(experts) = facts.experts.filter(|_| ep > 0) {
         notes.push(format!("{} experts on a GPU", experts / ep));
     }
