@@ -82,6 +82,9 @@ fn has_degree(d: &Draft) -> bool {
 /// The part of a file that is a script or a configuration, and whether nothing else can be meant.
 fn source(name: &str, text: &str) -> Option<(String, bool)> {
     let ending = name.rsplit_once('.').map(|(_, e)| e.to_ascii_lowercase()).unwrap_or_default();
+    if let Some(ours) = our_json(text) {
+        return Some((ours, true));
+    }
     let starts = || STARTERS.iter().any(|s| text.contains(s));
     let all = |surely| Some((text.to_owned(), surely));
     match ending.as_str() {
@@ -97,6 +100,16 @@ fn source(name: &str, text: &str) -> Option<(String, bool)> {
         _ if configured(text) => all(true),
         _ => None,
     }
+}
+
+/// The commands and files of a launch that this program printed as JSON.
+fn our_json(text: &str) -> Option<String> {
+    let Ok(Value::Object(root)) = serde_json::from_str::<Value>(text) else { return None };
+    let (Some(Value::Array(commands)), Some(Value::Array(files))) = (root.get("commands"), root.get("files")) else {
+        return None;
+    };
+    let texts = commands.iter().chain(files).filter_map(|item| item.get("text")?.as_str());
+    Some(texts.map(|text| format!("{}\n\n", text.trim_end())).collect())
 }
 
 /// Whether a JSON is a DeepSpeed configuration, and not a plan in words of ours.

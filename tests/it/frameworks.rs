@@ -257,6 +257,9 @@ fn the_binary_reads_what_it_writes() {
         assert_eq!(read.code, Some(0), "{framework}: {}\n{}", read.stdout, printed.stdout);
         assert_eq!(read.json()["convention"], framework);
         assert_eq!(read.json()["gpus"]["needed"], 16, "{}", read.stdout);
+        let as_json: Vec<&str> = args.iter().copied().chain(["--format", "json"]).collect();
+        let read = run_with(&["verify", "-"], run(&as_json).stdout.as_bytes());
+        assert_eq!(read.code, Some(0), "{framework}: {}{}", read.stdout, read.stderr);
         let folder = scratch.path("out");
         args.extend(["--write", &folder]);
         assert_eq!(run(&args).code, Some(0));
