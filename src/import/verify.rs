@@ -355,6 +355,7 @@ fn check_document(name: &str, claims: &Claims, given: &Given) -> Result<Verdict>
         batch: claims.global_batch.is_some(),
         sequence: claims.seq_len.is_some(),
         hardware: cluster.is_some(),
+        nodes: cluster.is_some(),
         memory,
         exact: false,
     });

@@ -254,6 +254,7 @@ pub(super) fn check(read: &ReadCommand, given: &Given) -> Verdict {
         batch: read.train.global_batch.is_some() && available.is_some(),
         sequence: read.train.seq_len.is_some(),
         hardware,
+        nodes: hardware || starts,
         memory: hardware && whole && read.train.counted == 0,
         // An engine whose longest request is not written takes the model's, and no memory is told from a guess.
         exact: !serves || read.serve.max_model_len.is_some(),
@@ -273,7 +274,8 @@ fn place(read: &ReadCommand, given: &Given, gpus: u64) -> Option<Cluster> {
         Some(cluster) if cluster.gpus() == gpus => Some(cluster.clone()),
         Some(cluster) => Some(cluster.resized(gpus)),
         None => {
-            let nodes = read.nodes.zip(read.gpus_per_node);
+            let replicas = read.draft.knobs.replicas.max(1);
+            let nodes = read.nodes.and_then(|nodes| nodes.checked_mul(replicas)).zip(read.gpus_per_node);
             let nodes = nodes.filter(|(nodes, each)| nodes.checked_mul(*each) == Some(gpus));
             let spec = nodes.map(|(nodes, each)| format!("{nodes}x{each}xh100-sxm"));
             spec.and_then(|spec| catalog::cluster(&spec).ok()).or_else(|| stand_in(Some(u64::from(gpus))))

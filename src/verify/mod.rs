@@ -108,6 +108,8 @@ pub struct Jobs<'a> {
     pub sequence: bool,
     /// Whether the GPU is known; a stand-in is neither priced nor asked for number formats and nodes.
     pub hardware: bool,
+    /// Whether it is known how the GPUs lie on nodes.
+    pub nodes: bool,
     /// Whether it is known to be training or serving, without which memory cannot be told.
     pub memory: bool,
     /// Whether the workload and the knobs are the plan's own, so that its memory can be told rather than bounded.
@@ -196,7 +198,7 @@ pub fn check_draft(framework: Option<Framework>, draft: &Draft, world: Option<u6
     let jobs = job.map(|job| {
         let job = Some(job);
         let (train, serve) = if job.is_some_and(|j| j.serve().is_some()) { (None, job) } else { (job, None) };
-        Jobs { train, serve, batch: true, sequence: true, hardware: true, memory: true, exact: true }
+        Jobs { train, serve, batch: true, sequence: true, hardware: true, nodes: true, memory: true, exact: true }
     });
     let facts = Facts {
         convention,

@@ -82,7 +82,8 @@ fn counts(jobs: &Jobs<'_>, rule: Rule) -> bool {
         | Rule::AttentionDp => false,
         Rule::Batch | Rule::MicroBatches | Rule::FewMicroBatches => jobs.batch,
         Rule::SequenceCp | Rule::SequenceTp | Rule::Tokens | Rule::Positions => jobs.sequence,
-        Rule::Format | Rule::Nodes | Rule::DataNodes | Rule::ReplicaNodes => jobs.hardware,
+        Rule::Format => jobs.hardware,
+        Rule::Nodes | Rule::DataNodes | Rule::ReplicaNodes => jobs.nodes,
         _ => true,
     }
 }
