@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::estimate::assess;
 use crate::export::{Format, SCHEMA, json};
 use crate::framework::{Framework, GroupKind};
-use crate::launch::{Launch, launch, ranks::rank_map};
+use crate::launch::{Launch, LaunchFile, launch, ranks::rank_map};
 use clap::Args;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -97,19 +97,7 @@ pub(super) fn run(args: &LaunchArgs) -> Result<Verdict> {
 }
 
 fn text(started: &Launch, map: Option<&crate::launch::ranks::RankMap>) -> String {
-    let mut text = String::new();
-    for note in &started.notes {
-        let _ = writeln!(text, "# {note}");
-    }
-    for (key, value) in &started.environment {
-        let _ = writeln!(text, "export {key}={value}");
-    }
-    for command in &started.commands {
-        let _ = writeln!(text, "\n# replica {}, node {}\n{}", command.replica, command.node, command.text);
-    }
-    for file in &started.files {
-        let _ = writeln!(text, "\n# ---- {} ----\n{}", file.name, file.text.trim_end());
-    }
+    let mut text = started.text();
     if let Some(map) = map {
         text.push_str("\n# ranks\n");
         for (rank, p) in map.ranks.iter().enumerate() {
@@ -129,20 +117,10 @@ fn text(started: &Launch, map: Option<&crate::launch::ranks::RankMap>) -> String
 
 fn write_files(folder: &str, started: &Launch) -> Result<Verdict> {
     std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, &e))?;
-    let mut all: Vec<(String, String)> = started.files.iter().map(|f| (f.name.clone(), f.text.clone())).collect();
-    for command in &started.commands {
-        let mut text = String::from("#!/usr/bin/env bash\nset -euo pipefail\n");
-        for (key, value) in &started.environment {
-            let _ = writeln!(text, "export {key}={value}");
-        }
-        text.push_str(&command.text);
-        text.push('\n');
-        all.push((format!("replica{}-node{}.sh", command.replica, command.node), text));
-    }
-    for (name, body) in all {
+    for LaunchFile { name, text } in started.written() {
         let path = Path::new(folder).join(&name);
         let path = path.to_str().ok_or_else(|| flag_error("--write", folder, "a UTF-8 path"))?;
-        out::write(Some(path), &body)?;
+        out::write(Some(path), &text)?;
         out::note(false, path);
     }
     Ok(Verdict::Holds)

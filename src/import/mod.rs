@@ -4,5 +4,7 @@ pub mod command;
 pub mod document;
 pub mod job;
 pub mod verify;
+mod verify_launch;
+mod verify_model;
 #[cfg(test)]
 mod verify_tests;

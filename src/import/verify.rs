@@ -2,6 +2,7 @@
 
 use super::document::{self, DocumentError};
 use super::job::{self, JobFile};
+use super::verify_launch;
 use crate::catalog;
 use crate::claim::Claims;
 use crate::cluster::Cluster;
@@ -10,7 +11,6 @@ use crate::framework::Framework;
 use crate::job::{Arrivals, GradDtype, Job, KvFormat, MOST_GPUS, Precision, Serve, Train, Workload};
 use crate::mesh::Convention;
 use crate::model::Model;
-use crate::plan::Draft;
 use crate::verify::{self, Facts, Finding, Jobs, Spare, Verdict};
 use serde_json::Value;
 use std::fs::File;
@@ -126,13 +126,17 @@ fn folder(path: &Path, given: &Given, out: &mut VerifyOutcome) -> Result<()> {
     for path in files {
         let name = path.display().to_string();
         let ending = path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase());
-        if !ending.is_none_or(|e| ENDINGS.contains(&e.as_str())) {
+        // Programs are plans only as recipes; whatever else they set is not about GPUs.
+        let program = ending.as_deref() == Some("py");
+        if !program && !ending.is_none_or(|e| ENDINGS.contains(&e.as_str())) {
             out.skipped.push((name, "not a kind of file that holds plans".to_owned()));
             continue;
         }
         let read = File::open(&path).map_err(|e| Error::read(&name, &e)).and_then(|file| bytes_of(&name, file));
         let result = read.and_then(|bytes| {
-            if document::read(&name, &bytes).is_err_and(|e| e.no_plan) && !is_launch(&bytes) {
+            if (program || document::read(&name, &bytes).is_err_and(|e| e.no_plan))
+                && verify_launch::read(&name, &bytes).is_ok_and(|r| r.is_none())
+            {
                 return Ok(None);
             }
             check(&name, &bytes, given).map(Some)
@@ -176,7 +180,7 @@ fn list(path: &Path, depth: usize, out: &mut Vec<PathBuf>) -> Result<()> {
 }
 
 /// Reads at most what a plan can be; the limit holds for pipes too.
-fn bytes_of(name: &str, source: impl std::io::Read) -> Result<Vec<u8>> {
+pub(super) fn bytes_of(name: &str, source: impl std::io::Read) -> Result<Vec<u8>> {
     let limit = document::LARGEST as u64;
     let mut bytes = Vec::new();
     source.take(limit + 1).read_to_end(&mut bytes).map_err(|e| Error::read(name, &e))?;
@@ -188,11 +192,11 @@ fn bytes_of(name: &str, source: impl std::io::Read) -> Result<Vec<u8>> {
 
 /// What the flags say.
 #[derive(Debug)]
-struct Given {
-    model: Option<Model>,
-    cluster: Option<Cluster>,
-    gpus: Option<u64>,
-    experts: Option<u64>,
+pub(super) struct Given {
+    pub(super) model: Option<Model>,
+    pub(super) cluster: Option<Cluster>,
+    pub(super) gpus: Option<u64>,
+    pub(super) experts: Option<u64>,
     convention: Option<Convention>,
 }
 
@@ -250,8 +254,8 @@ fn check(name: &str, bytes: &[u8], given: &Given) -> Result<Verdict> {
     if let Some(verdict) = job_file(name, bytes)? {
         return Ok(verdict);
     }
-    if let Some(launch) = launch(name, bytes)? {
-        return Ok(check_launch(&launch, given));
+    if let Some(read) = verify_launch::read(name, bytes)? {
+        return Ok(verify_launch::check(&read, given));
     }
     let (_, claims) = document::read(name, bytes).map_err(|error| located(name, bytes, error))?;
     check_document(name, &claims, given)
@@ -288,39 +292,6 @@ fn job_file(name: &str, bytes: &[u8]) -> Result<Option<Verdict>> {
 
 fn serves(name: &str) -> bool {
     job::framework("", name).is_ok_and(Framework::serves)
-}
-
-/// A plan that a launch command or file starts.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Launch {
-    /// The framework it starts.
-    pub framework: Framework,
-    /// The plan in the framework's own names.
-    pub draft: Draft,
-    /// Ranks it starts, when it says so.
-    pub world: Option<u64>,
-    /// Its model, as far as it names one.
-    pub model: Option<String>,
-}
-
-/// Reads launch commands and files. The reader of commands plugs in here; until it does, they are read as documents.
-fn launch(_name: &str, _bytes: &[u8]) -> Result<Option<Launch>> {
-    Ok(None)
-}
-
-fn is_launch(bytes: &[u8]) -> bool {
-    launch("", bytes).is_ok_and(|launch| launch.is_some())
-}
-
-/// The verdict on a launch command, with the model and cluster of the flags or of the command.
-fn check_launch(launch: &Launch, given: &Given) -> Verdict {
-    let model = given.model.clone().or_else(|| launch.model.as_deref().and_then(|name| catalog::model(name).ok()));
-    let world = given.gpus.or(launch.world);
-    let known = model.zip(given.cluster.clone()).and_then(|(model, cluster)| {
-        let cluster = world.and_then(|w| u32::try_from(w).ok()).map_or(cluster.clone(), |w| cluster.resized(w));
-        assumed(&model, &cluster, launch.framework.serves(), None, None)
-    });
-    verify::check_draft(Some(launch.framework), &launch.draft, world, known.as_ref())
 }
 
 /// The convention that a document names.
@@ -384,6 +355,7 @@ fn check_document(name: &str, claims: &Claims, given: &Given) -> Result<Verdict>
         batch: claims.global_batch.is_some(),
         sequence: claims.seq_len.is_some(),
         hardware: cluster.is_some(),
+        nodes: cluster.is_some(),
         memory,
         exact: false,
     });
@@ -408,12 +380,18 @@ fn cluster_of(claims: &Claims, available: Option<u64>) -> Option<Cluster> {
 }
 
 /// A cluster whose GPU nobody names: it carries a number of GPUs to the rules on shapes, and nothing else is asked of it.
-fn stand_in(available: Option<u64>) -> Option<Cluster> {
+pub(super) fn stand_in(available: Option<u64>) -> Option<Cluster> {
     catalog::cluster(&format!("{}xh100-sxm", available.unwrap_or(8))).ok()
 }
 
 /// A job around a model whose workload was not said, or said in part.
-fn assumed(model: &Model, cluster: &Cluster, serving: bool, seq_len: Option<u32>, batch: Option<u32>) -> Option<Job> {
+pub(super) fn assumed(
+    model: &Model,
+    cluster: &Cluster,
+    serving: bool,
+    seq_len: Option<u32>,
+    batch: Option<u32>,
+) -> Option<Job> {
     let most = model.spec().max_positions.max(2);
     let workload = if serving {
         let isl = seq_len.unwrap_or(4096).min(most).saturating_sub(1);

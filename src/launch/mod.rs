@@ -20,7 +20,7 @@ use crate::job::{Job, Serve, Train, Workload};
 use crate::mesh::Mesh;
 use crate::plan::{Knobs, Plan};
 use ranks::Placement;
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 /// A file that goes with the commands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +55,44 @@ pub struct Launch {
     pub environment: Vec<(String, String)>,
     /// What to fill in or to know.
     pub notes: Vec<String>,
+}
+
+impl Launch {
+    /// Everything as one text, as it is printed: notes, environment, commands, files.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing to a string cannot fail.
+        for note in &self.notes {
+            let _ = writeln!(text, "# {note}");
+        }
+        for (key, value) in &self.environment {
+            let _ = writeln!(text, "export {key}={value}");
+        }
+        for command in &self.commands {
+            let _ = writeln!(text, "\n# replica {}, node {}\n{}", command.replica, command.node, command.text);
+        }
+        for file in &self.files {
+            let _ = writeln!(text, "\n# ---- {} ----\n{}", file.name, file.text.trim_end());
+        }
+        text
+    }
+
+    /// Everything as files, as it is written into a folder: a script for every node, and what they read.
+    #[must_use]
+    pub fn written(&self) -> Vec<LaunchFile> {
+        let mut all = self.files.clone();
+        for command in &self.commands {
+            let mut text = String::from("#!/usr/bin/env bash\nset -euo pipefail\n");
+            for (key, value) in &self.environment {
+                let _ = writeln!(text, "export {key}={value}");
+            }
+            text.push_str(&command.text);
+            text.push('\n');
+            all.push(LaunchFile { name: format!("replica{}-node{}.sh", command.replica, command.node), text });
+        }
+        all
+    }
 }
 
 /// Why a framework cannot start a plan.

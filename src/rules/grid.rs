@@ -166,24 +166,28 @@ fn torchtitan(job: &Job, draft: &Draft, knobs: &mut Knobs, out: &mut Vec<Rejecti
     Reading { degrees: Degrees { dp: if known { dp } else { 0 }, ..whole }, mesh: grids(whole), needed }
 }
 
-/// Source: `deepspeed/runtime/pipe/topology.py`, `deepspeed/utils/groups.py`.
+/// Source: `deepspeed/runtime/pipe/topology.py`, `deepspeed/utils/groups.py`, `module_inject/auto_ep_folding.py`.
 fn deepspeed(job: &Job, draft: &Draft, out: &mut Vec<Rejection>) -> Reading {
     let world = u64::from(job.gpus());
-    let (tp, _, pp) = cuts(draft);
+    let (tp, cp, pp) = cuts(draft);
     let ep = draft.ep.unwrap_or(1);
-    let dense = times(&[tp, pp]);
+    // The classic layer cuts experts by TP and spreads them over DP; AutoEP leaves them whole and spreads them over the stage.
+    let etp = draft.etp.unwrap_or(tp);
+    let whole = etp == 1 && ep > 1;
+    let dense = times(&[tp, cp, pp]);
     let needed = draft.dp.map_or(world.max(dense), |dp| dense.saturating_mul(u64::from(dp)));
     let dp = world / dense.max(1);
+    let lent = if whole { dp.saturating_mul(times(&[tp, cp])) } else { dp };
     if !world.is_multiple_of(dense) {
         out.push(Rejection::new(Rule::DenseGrid, world, dense));
-    } else if !dp.is_multiple_of(u64::from(ep)) {
-        out.push(Rejection::new(Rule::ExpertFold, dp, ep));
+    } else if !lent.is_multiple_of(u64::from(ep)) {
+        out.push(Rejection::new(Rule::ExpertFold, lent, ep));
     }
     if draft.dp.is_some() && needed != world {
         out.push(Rejection::new(Rule::World, world, needed));
     }
     let dp = if out.is_empty() { degree(dp) } else { 0 };
-    let degrees = Degrees { tp, cp: 1, pp, dp, ep, etp: tp };
+    let degrees = Degrees { tp, cp, pp, dp, ep, etp };
     Reading { degrees, mesh: grids(degrees), needed }
 }
 

@@ -1,6 +1,6 @@
 //! What would make a plan hold. A fix is offered only after the whole check has passed on it.
 
-use super::reading::{Reading, read};
+use super::reading::{Reading, Sizes, read};
 use super::{Facts, Jobs, shape};
 use crate::framework::Framework;
 use crate::job::{Job, MOST_GPUS};
@@ -82,9 +82,12 @@ impl Size {
     }
 }
 
+#[derive(Clone)]
 struct Candidate {
     draft: Draft,
     changed: Vec<Size>,
+    /// Other changes than of degrees, in words, one for each number or switch.
+    beside: Vec<String>,
     /// Product of the ratios of change: 2 for one halving.
     distance: f64,
 }
@@ -175,7 +178,8 @@ fn passes(draft: &Draft, facts: &Facts<'_>) -> bool {
 /// Other degrees on the same GPUs.
 fn within(draft: &Draft, facts: &Facts<'_>, most: usize) -> Vec<Fix> {
     let Some(available) = facts.available.filter(|w| (1..=u64::from(MOST_GPUS)).contains(w)) else { return Vec::new() };
-    let mut candidates = Vec::new();
+    let own = Candidate { draft: *draft, changed: Vec::new(), beside: Vec::new(), distance: 1.0 };
+    let mut candidates: Vec<Candidate> = Some(own).filter(|_| comes_out(facts, available, draft)).into_iter().collect();
     for changes in 1..=3 {
         collect(draft, facts, available, changes, &mut candidates);
         if changes < 3 && candidates.len() >= 4 * MOST {
@@ -184,20 +188,85 @@ fn within(draft: &Draft, facts: &Facts<'_>, most: usize) -> Vec<Fix> {
     }
     candidates.sort_by(|a, b| a.changed.len().cmp(&b.changed.len()).then(a.distance.total_cmp(&b.distance)));
     let mut out: Vec<Fix> = Vec::new();
-    let mut taken: Vec<&Candidate> = Vec::new();
+    let mut taken: Vec<Candidate> = Vec::new();
     for candidate in candidates.iter().take(MOST_TRIED) {
         if out.len() >= most {
             break;
         }
-        // What holds already needs no further change.
-        let needless =
-            taken.iter().any(|t| t.changed.iter().all(|s| candidate.changed.contains(s) && s.same(t, candidate)));
-        if !needless && passes(&candidate.draft, facts) {
-            out.push(worded(draft, candidate, facts, available));
-            taken.push(candidate);
+        if needless(candidate, &taken) {
+            continue;
+        }
+        let good = if passes(&candidate.draft, facts) {
+            Some(candidate.clone())
+        } else {
+            helped(candidate, facts).filter(|helped| !needless(helped, &taken) && passes(&helped.draft, facts))
+        };
+        if let Some(good) = good {
+            out.push(worded(draft, &good, facts, available));
+            taken.push(good);
         }
     }
     out
+}
+
+/// Whether fewer of the same changes were enough already.
+fn needless(candidate: &Candidate, taken: &[Candidate]) -> bool {
+    taken.iter().any(|t| {
+        t.changed.iter().all(|s| candidate.changed.contains(s) && s.same(t, candidate))
+            && t.beside.iter().all(|b| candidate.beside.contains(b))
+    })
+}
+
+/// The candidate with what its degrees ask for beside them: a switch, or stages of unequal length.
+fn helped(candidate: &Candidate, facts: &Facts<'_>) -> Option<Candidate> {
+    let mut out = candidate.clone();
+    let d = &mut out.draft;
+    let jobs = facts.jobs?;
+    match facts.convention {
+        Convention::Vllm => {
+            jobs.serve?.model.moe()?;
+            let on = !d.expert_parallel.unwrap_or(false);
+            if d.ep.is_some() {
+                return None;
+            }
+            d.expert_parallel = Some(on);
+            out.beside.push(format!("expert parallelism {}", if on { "on" } else { "off" }));
+        }
+        Convention::Megatron | Convention::Bridge => {
+            let model = &jobs.train?.model;
+            if d.sequence_parallel == Some(false) && d.tp.unwrap_or(1) > 1 && model.moe().is_some() {
+                d.sequence_parallel = Some(true);
+                out.beside.push("sequence parallelism on".to_owned());
+            }
+            let (first, last) = uneven(model.layers(), d)?;
+            if let Some((first, last)) = (first > 0).then_some((first, last)) {
+                (d.knobs.first_stage_layers, d.knobs.last_stage_layers) = (first, last);
+                out.beside.push(format!("first_stage_layers {first}"));
+                out.beside.push(format!("last_stage_layers {last}"));
+            }
+        }
+        Convention::Product
+        | Convention::Torchtitan
+        | Convention::Deepspeed
+        | Convention::Sglang
+        | Convention::Trtllm => {}
+    }
+    (!out.beside.is_empty()).then_some(out)
+}
+
+/// Layers of the first and the last stage that make the others equal; 0 when all are equal, nothing when there is no way.
+fn uneven(layers: u32, draft: &Draft) -> Option<(u32, u32)> {
+    let k = &draft.knobs;
+    let pp = draft.pp.unwrap_or(1).max(1);
+    if layers.is_multiple_of(pp.checked_mul(k.vpp.max(1))?) || k.first_stage_layers > 0 || k.last_stage_layers > 0 {
+        return Some((0, 0));
+    }
+    if k.vpp > 1 || pp < 2 || layers < pp {
+        return None;
+    }
+    // The middle takes one more than its share, so that the ends, which have more to do, hold fewer.
+    let rest = layers.checked_sub(layers.div_ceil(pp).checked_mul(pp - 2)?).filter(|rest| *rest >= 2)?;
+    Some((rest.div_ceil(2), rest / 2))
 }
 
 /// Every choice of so many degrees whose product can come out, without repeats.
@@ -257,7 +326,7 @@ fn assign(
             *size.slot(&mut changed) = Some(*value);
         }
         if comes_out(facts, available, &changed) {
-            out.push(Candidate { draft: changed, changed: set_of(chosen), distance });
+            out.push(Candidate { draft: changed, changed: set_of(chosen), beside: Vec::new(), distance });
         }
         return;
     };
@@ -325,10 +394,11 @@ fn worded(draft: &Draft, candidate: &Candidate, facts: &Facts<'_>, available: u6
             format!("{} {old} -> {}", size.title(), size.get(&candidate.draft).unwrap_or(1))
         })
         .collect();
+    let changes: Vec<String> = changes.into_iter().chain(candidate.beside.iter().cloned()).collect();
     let mut notes = Vec::new();
     let reading = read(facts.convention, &candidate.draft, facts.available, facts.spare);
     notes.push(reading.formula);
-    let ep = u64::from(read_ep(&candidate.draft));
+    let ep = Sizes::of(&candidate.draft).ep;
     if let Some(experts) = facts.experts.filter(|_| ep > 0) {
         notes.push(format!("{} experts on a GPU", experts / ep));
     }
@@ -371,6 +441,7 @@ pub(super) fn plan_text(convention: Convention, draft: &Draft) -> String {
         ("attn_dp", d.attn_dp),
         ("moe_tp", d.moe_tp),
         ("moe_ep", d.moe_ep),
+        ("mb", Some(d.knobs.micro_batch).filter(|mb| *mb > 1)),
         ("vpp", Some(d.knobs.vpp).filter(|vpp| *vpp > 1)),
         ("first_stage_layers", Some(d.knobs.first_stage_layers).filter(|n| *n > 0)),
         ("last_stage_layers", Some(d.knobs.last_stage_layers).filter(|n| *n > 0)),
@@ -380,6 +451,10 @@ pub(super) fn plan_text(convention: Convention, draft: &Draft) -> String {
     }
     if convention == Convention::Vllm {
         out.push(format!("ep={has_ep}"));
+    }
+    let trains = Framework::of(convention).is_some_and(|framework| !framework.serves());
+    if trains && d.sequence_parallel == Some(false) && d.tp.is_some_and(|tp| tp > 1) {
+        out.push("sequence_parallel=false".to_owned());
     }
     if d.attention_dp == Some(true) {
         out.push("attention_dp=true".to_owned());

@@ -108,6 +108,8 @@ pub struct Jobs<'a> {
     pub sequence: bool,
     /// Whether the GPU is known; a stand-in is neither priced nor asked for number formats and nodes.
     pub hardware: bool,
+    /// Whether it is known how the GPUs lie on nodes.
+    pub nodes: bool,
     /// Whether it is known to be training or serving, without which memory cannot be told.
     pub memory: bool,
     /// Whether the workload and the knobs are the plan's own, so that its memory can be told rather than bounded.
@@ -196,7 +198,7 @@ pub fn check_draft(framework: Option<Framework>, draft: &Draft, world: Option<u6
     let jobs = job.map(|job| {
         let job = Some(job);
         let (train, serve) = if job.is_some_and(|j| j.serve().is_some()) { (None, job) } else { (job, None) };
-        Jobs { train, serve, batch: true, sequence: true, hardware: true, memory: true, exact: true }
+        Jobs { train, serve, batch: true, sequence: true, hardware: true, nodes: true, memory: true, exact: true }
     });
     let facts = Facts {
         convention,
@@ -210,6 +212,12 @@ pub fn check_draft(framework: Option<Framework>, draft: &Draft, world: Option<u6
     // No framework derives a product's DP: one that is left out is 1, as in `rules`.
     let implied = if convention == Convention::Product { draft.dp.or(Some(1)) } else { draft.dp };
     verdict(&Draft { dp: implied, ..*draft }, &facts, Vec::new())
+}
+
+/// The verdict on what a launch script starts, with what its reader found beside the numbers.
+#[must_use]
+pub fn check_started(draft: &Draft, facts: &Facts<'_>, findings: Vec<Finding>) -> Verdict {
+    verdict(draft, facts, findings)
 }
 
 fn experts_of(job: Option<&Job>) -> Option<u64> {

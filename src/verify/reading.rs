@@ -301,12 +301,14 @@ fn deepspeed(s: Sizes, available: Option<u64>, spare: Spare) -> Reading {
     }
     // EP lives inside the DP that the started ranks give.
     let inside = if needed > world { s.dp } else { derived };
-    if let Some(dp) = inside
-        && !dp.is_multiple_of(s.ep)
+    // AutoEP leaves experts whole and spreads them over the stage.
+    let (lanes, over) = if s.etp == Some(1) && s.ep > 1 && s.tp > 1 { (s.tp, "TP*DP") } else { (1, "DP") };
+    if let Some(ranks) = inside.map(|dp| dp.saturating_mul(lanes))
+        && !ranks.is_multiple_of(s.ep)
     {
-        r.refuse(Rule::ExpertFold, format!("EP = {} does not divide DP = {dp}", s.ep), s.ep, dp);
+        r.refuse(Rule::ExpertFold, format!("EP = {} does not divide {over} = {ranks}", s.ep), s.ep, ranks);
     }
-    r.remark = or(&r.remark, format!("{}, and EP {} divides DP", r.formula, s.ep));
+    r.remark = or(&r.remark, format!("{}, and EP {} divides {over}", r.formula, s.ep));
     r
 }
 

@@ -53,7 +53,10 @@ fn job_of<'a>(jobs: &Jobs<'a>, convention: Convention) -> Option<&'a Job> {
 
 /// Whether every EP rank holds the same number of experts, where the framework asks it.
 pub(super) fn experts(facts: &Facts<'_>, convention: Convention, draft: &Draft) -> Vec<Finding> {
-    let (Some(experts), ep) = (facts.experts, Sizes::of(draft).ep) else { return Vec::new() };
+    let Some(experts) = facts.experts else { return Vec::new() };
+    // An all-to-all backend of SGLang spreads experts over the whole TP size, whatever EP says.
+    let spread = convention == Convention::Sglang && draft.knobs.a2a;
+    let ep = if spread { u64::from(draft.tp.unwrap_or(1)) } else { Sizes::of(draft).ep };
     let framework = Framework::of(convention);
     let asked = Rule::Experts.asked_by().iter().copied().find(|s| s.framework == framework);
     if ep <= 1 || experts.is_multiple_of(ep) || asked.is_none() || experts == 0 {
@@ -82,7 +85,8 @@ fn counts(jobs: &Jobs<'_>, rule: Rule) -> bool {
         | Rule::AttentionDp => false,
         Rule::Batch | Rule::MicroBatches | Rule::FewMicroBatches => jobs.batch,
         Rule::SequenceCp | Rule::SequenceTp | Rule::Tokens | Rule::Positions => jobs.sequence,
-        Rule::Format | Rule::Nodes | Rule::DataNodes | Rule::ReplicaNodes => jobs.hardware,
+        Rule::Format => jobs.hardware,
+        Rule::Nodes | Rule::DataNodes | Rule::ReplicaNodes => jobs.nodes,
         _ => true,
     }
 }

@@ -65,6 +65,19 @@ impl Flags {
         Ok(self.find(names)?.map(|(_, value)| value))
     }
 
+    /// Every first word after these flags.
+    pub(super) fn words<'a>(&'a self, names: &[&str]) -> impl Iterator<Item = &'a str> {
+        self.list
+            .iter()
+            .filter(|f| names.contains(&f.name.as_str()))
+            .filter_map(|f| f.values.first().map(String::as_str))
+    }
+
+    /// Every flag: its name in one spelling, as written, and its line.
+    pub(super) fn names(&self) -> impl Iterator<Item = (&str, &str, usize)> {
+        self.list.iter().map(|f| (f.name.as_str(), f.written.as_str(), f.line))
+    }
+
     /// All words of the last occurrence of a flag.
     pub(super) fn list(&self, names: &[&str]) -> Option<&[String]> {
         self.list.iter().rev().find(|f| names.contains(&f.name.as_str())).map(|f| f.values.as_slice())

@@ -114,6 +114,11 @@ impl Keys {
         }
     }
 
+    /// Every setting: its name and line.
+    pub(super) fn names(&self) -> impl Iterator<Item = (&str, usize)> {
+        self.list.iter().map(|k| (k.name.as_str(), k.line))
+    }
+
     /// The line of a setting.
     pub(super) fn line(&self, name: &str) -> usize {
         self.list.iter().find(|k| k.name == name).map_or(0, |k| k.line)

@@ -10,6 +10,7 @@ mod shell;
 #[cfg(test)]
 mod tests;
 mod train;
+mod typos;
 
 use crate::framework::Framework;
 use crate::job::{GradDtype, KvFormat, Precision};
@@ -71,6 +72,14 @@ pub struct TrainHints {
     pub grad_dtype: Option<GradDtype>,
     /// Layers of a pipeline stage, where the number of chunks follows from the model (torchtitan).
     pub layers_per_stage: Option<u32>,
+    /// Layers that the first and the last stage hold less than the others (torchtitan).
+    pub less_layers: (Option<u32>, Option<u32>),
+    /// Micro-batches that a rank adds up (DeepSpeed).
+    pub accumulation: Option<u32>,
+    /// Parts beside the layers that are counted as layers: embedding, output (Megatron).
+    pub counted: u32,
+    /// Whether a layout of the stages is written out, which is not read.
+    pub layout: bool,
 }
 
 /// What a serving command says of the requests.
@@ -111,6 +120,18 @@ pub struct ModelHints {
     pub vocab: Option<u32>,
     /// Longest sequence.
     pub max_positions: Option<u32>,
+    /// Width of a head, when it is not the quotient.
+    pub head_dim: Option<u32>,
+    /// Width of all shared experts together.
+    pub shared_ffn: Option<u32>,
+    /// Latent attention's KV rank, when attention is latent.
+    pub kv_lora: Option<u32>,
+    /// Which layers have experts, as Megatron writes it.
+    pub moe_layers: Option<String>,
+    /// Linear layers with biases, experts among them.
+    pub bias: bool,
+    /// Gated MLPs.
+    pub gated: bool,
 }
 
 /// A launch script, read.
@@ -134,6 +155,8 @@ pub struct ReadCommand {
     pub model: ModelHints,
     /// What could not be carried over.
     pub notes: Vec<String>,
+    /// A file beside the script that holds options.
+    pub options: Option<String>,
 }
 
 impl ReadCommand {
@@ -148,12 +171,14 @@ impl ReadCommand {
             serve: ServeHints::default(),
             model: ModelHints::default(),
             notes: Vec::new(),
+            options: None,
         }
     }
 
     fn set_world(&mut self) {
         let (nodes, gpus) = (self.nodes.map(u64::from), self.gpus_per_node.map(u64::from));
-        self.world = self.world.or_else(|| Some(nodes? * gpus?));
+        // What the launcher starts is surer than what a batch implies.
+        self.world = nodes.zip(gpus).map(|(nodes, gpus)| nodes * gpus).or(self.world);
     }
 }
 
@@ -179,7 +204,8 @@ pub fn read(text: &str) -> Result<ReadCommand, CommandError> {
         CommandError::new(0, "", "", known)
     })?;
     let source = Source::new(&script, text, framework);
-    match framework {
+    typos::refuse(&source, framework)?;
+    let mut out = match framework {
         Framework::Megatron => train::megatron(&source),
         Framework::Bridge => train::bridge(&source),
         Framework::Torchtitan => train::torchtitan(&source),
@@ -187,7 +213,9 @@ pub fn read(text: &str) -> Result<ReadCommand, CommandError> {
         Framework::Vllm => serve::vllm(&source),
         Framework::Sglang => serve::sglang(&source),
         Framework::Trtllm => serve::trtllm(&source),
-    }
+    }?;
+    out.options = source.options_file();
+    Ok(out)
 }
 
 /// The commands of one framework in a script, and the rest of it.
@@ -235,9 +263,31 @@ impl<'a> Source<'a> {
             .maybe(&["--nproc-per-node", "--gpus-per-node", "--num-gpus", "--ntasks-per-node"])
             .or_else(|| self.slurm("--gpus-per-node").or_else(|| self.slurm("--gres")))
             .or_else(|| self.slurm("--ntasks-per-node").filter(|n| *n > 1))
-            .or_else(|| self.variable(&["GPUS_PER_NODE", "NPROC_PER_NODE", "NUM_GPUS"]));
-        out.world = self.variable(&["WORLD_SIZE"]).map(u64::from);
+            .or_else(|| self.variable(&["GPUS_PER_NODE", "NPROC_PER_NODE", "NUM_GPUS", "NGPU"]));
+        // Launchers that are told of no nodes start one.
+        let spread = ["srun", "SLURM", "mpirun", "hostfile", "nnodes", "num_nodes", "NNODES"];
+        if out.nodes.is_none() && out.gpus_per_node.is_some() && !spread.iter().any(|word| self.text.contains(word)) {
+            out.nodes = Some(1);
+        }
+        out.world = self.variable(&["WORLD_SIZE"]).map(u64::from).or(out.world);
         out.set_world();
+    }
+
+    /// Files that a command takes its options from: `--config parallel.yaml`.
+    fn options_file(&self) -> Option<String> {
+        const NAMES: [&str; 6] = [
+            "--config",
+            "--extra-llm-api-options",
+            "--deepspeed-config",
+            "--deepspeed",
+            "--job.config-file",
+            "--config-file",
+        ];
+        let name = self.flags.words(&NAMES).find(|word| {
+            let ending = word.rsplit_once('.').map(|(_, e)| e);
+            matches!(ending, Some("json" | "yaml" | "yml" | "toml"))
+        })?;
+        (!name.contains(['$', '/', '\\'])).then(|| name.to_owned())
     }
 
     /// A number from `#SBATCH` lines: `--nodes=2`, `-N 2`, `--gres=gpu:8`.
@@ -317,7 +367,10 @@ fn classify(words: &[Word]) -> Option<Framework> {
         Some(Framework::Sglang)
     } else if name("torchtitan.train") || name("run_train.sh") || flags.has_prefix("--parallelism.") {
         Some(Framework::Torchtitan)
-    } else if name("run_recipe.py") || words.iter().any(|w| w.text.starts_with("model.tensor_model_parallel_size=")) {
+    } else if name("run_recipe.py")
+        || name("train.sh") && words.iter().any(|w| w.text.starts_with("model."))
+        || words.iter().any(|w| w.text.starts_with("model.tensor_model_parallel_size="))
+    {
         Some(Framework::Bridge)
     } else if name("deepspeed") || flags.has(&["--deepspeed", "--deepspeed-config"]) {
         Some(Framework::Deepspeed)
@@ -350,11 +403,14 @@ fn recognise(script: &Script, text: &str) -> Option<Framework> {
         return Some(framework);
     }
     // Configurations without a command.
-    let keys: [(&str, Framework); 4] = [
+    let keys: [(&str, Framework); 7] = [
         ("tensor_model_parallel_size", Framework::Bridge),
+        ("pipeline_model_parallel_size", Framework::Bridge),
+        ("expert_model_parallel_size", Framework::Bridge),
         ("tensor_parallel_degree", Framework::Torchtitan),
         ("data_parallel_shard_degree", Framework::Torchtitan),
         ("tensor_parallel_size", Framework::Trtllm),
+        ("pipeline_parallel_size", Framework::Trtllm),
     ];
     let found = keys.into_iter().find(|(key, _)| keys::mentions(text, key));
     found.map(|(_, framework)| framework)

@@ -166,10 +166,10 @@ fn served(out: &mut ReadCommand) {
     if out.framework == Framework::Vllm {
         world = world.saturating_mul(u64::from(d.pcp.unwrap_or(1)));
     }
-    world = world.saturating_mul(u64::from(d.knobs.replicas));
-    out.world = Some(world);
+    // The nodes of a command are those of one replica.
     if out.gpus_per_node.is_none() {
         let share = out.nodes.filter(|n| world.is_multiple_of(u64::from(*n))).map(|n| world / u64::from(n));
         out.gpus_per_node = share.and_then(|n| u32::try_from(n).ok());
     }
+    out.world = Some(world.saturating_mul(u64::from(d.knobs.replicas)));
 }

@@ -263,10 +263,11 @@ fn expand(raw: &Raw, variables: &BTreeMap<String, Vec<Word>>, budget: &mut usize
                     if quoted.is_some() && !matches!(n, '"' | '$' | '\\' | '`' | '\n') {
                         word.push(c);
                     }
-                    word.push(if n == '\n' && quoted.is_some() { ' ' } else { n });
+                    // A continued line stays one: a command in quotes is read again.
                     if n == '\n' && quoted.is_some() {
-                        word.push('\n');
+                        word.push(c);
                     }
+                    word.push(n);
                     i += 1;
                 }
             }

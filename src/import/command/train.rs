@@ -32,8 +32,13 @@ pub(super) fn megatron(source: &Source<'_>) -> Result<ReadCommand, CommandError>
     out.train.grad_dtype = Some(if in_bf16 { GradDtype::Bf16 } else { GradDtype::Fp32 });
     interleaving(f, &mut out)?;
     if f.has(&["--pipeline-model-parallel-layout"]) {
-        out.notes.push("--pipeline-model-parallel-layout is not read: stages are taken as even".into());
+        out.notes.push(
+            "--pipeline-model-parallel-layout is not read: that its stages hold every layer is not checked".into(),
+        );
+        out.train.layout = true;
     }
+    let counted = ["--account-for-embedding-in-pipeline-split", "--account-for-loss-in-pipeline-split"];
+    out.train.counted = counted.into_iter().map(|flag| u32::from(f.has(&[flag]))).sum();
     if f.has(&["--use-tp-pp-dp-mapping"]) {
         out.notes.push("--use-tp-pp-dp-mapping is not read: ranks are taken in the default order".into());
     }
@@ -68,6 +73,12 @@ fn shared_arguments(f: &Flags, out: &mut ReadCommand) -> Result<(), CommandError
         expert_ffn: f.size(&["--moe-ffn-hidden-size"])?,
         vocab: f.size(&["--vocab-size", "--padded-vocab-size"])?,
         max_positions: f.size(&["--max-position-embeddings"])?,
+        head_dim: f.size(&["--kv-channels"])?,
+        shared_ffn: f.size(&["--moe-shared-expert-intermediate-size"])?,
+        kv_lora: if f.has(&["--multi-latent-attention"]) { f.size(&["--kv-lora-rank"])?.or(Some(512)) } else { None },
+        moe_layers: f.text(&["--moe-layer-freq"])?.map(str::to_owned),
+        bias: !f.has(&["--disable-bias-linear"]),
+        gated: f.has(&["--swiglu"]),
     };
     Ok(())
 }
@@ -201,7 +212,11 @@ pub(super) fn bridge(source: &Source<'_>) -> Result<ReadCommand, CommandError> {
     out.train.grad_dtype =
         keys.switch("grad_reduce_in_fp32")?.map(|full| if full { GradDtype::Fp32 } else { GradDtype::Bf16 });
     out.model = ModelHints {
-        name: f.text(&["--recipe"])?.filter(|r| !r.contains('$')).map(str::to_owned),
+        name: f
+            .text(&["--recipe"])?
+            .filter(|r| !r.contains('$'))
+            .or_else(|| recipe_name(source.text))
+            .map(str::to_owned),
         layers: keys.size("num_layers")?,
         hidden: keys.size("hidden_size")?,
         heads: keys.size("num_attention_heads")?,
@@ -212,9 +227,21 @@ pub(super) fn bridge(source: &Source<'_>) -> Result<ReadCommand, CommandError> {
         expert_ffn: keys.size("moe_ffn_hidden_size")?,
         vocab: keys.size("vocab_size")?,
         max_positions: None,
+        head_dim: keys.size("kv_channels")?,
+        shared_ffn: keys.size("moe_shared_expert_intermediate_size")?,
+        kv_lora: keys.size("kv_lora_rank")?,
+        moe_layers: None,
+        bias: keys.switch("add_bias_linear")?.unwrap_or(false),
+        gated: keys.switch("gated_linear_unit")?.unwrap_or(true),
     };
     source.place(&mut out);
     Ok(out)
+}
+
+/// The recipe that a Python file calls: `qwen3_30b_a3b_pretrain_config`.
+fn recipe_name(text: &str) -> Option<&str> {
+    let mut words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words.find(|word| word.ends_with("_pretrain_config"))
 }
 
 fn bridge_knobs(keys: &Keys, k: &mut Knobs) -> Result<(), CommandError> {
@@ -271,6 +298,16 @@ impl Titan<'_> {
         }
     }
 
+    /// A number that may be 0.
+    fn count(&self, section: &str, key: &str) -> Result<Option<u32>, CommandError> {
+        let name = format!("--{section}.{key}").replace('_', "-");
+        match self.flags.number(&[&name], 0, MOST_DEGREE)? {
+            Some(n) => Ok(Some(n)),
+            None if self.keys.text(key)? == Some("0") => Ok(Some(0)),
+            None => self.keys.degree(key),
+        }
+    }
+
     fn word(&self, section: &str, key: &str) -> Result<Option<&str>, CommandError> {
         let name = format!("--{section}.{key}").replace('_', "-");
         Ok(self.flags.text(&[&name])?.or(self.keys.text(key)?))
@@ -319,10 +356,6 @@ pub(super) fn torchtitan(source: &Source<'_>) -> Result<ReadCommand, CommandErro
     titan_schedule(&t, &mut out)?;
     out.model.name = f.text(&["--config"])?.or(f.text(&["--module"])?).filter(|n| !n.contains('$')).map(str::to_owned);
     source.place(&mut out);
-    if out.gpus_per_node.is_none() {
-        out.gpus_per_node = source.variable(&["NGPU"]);
-        out.set_world();
-    }
     Ok(out)
 }
 
@@ -354,6 +387,10 @@ fn titan_batch(t: &Titan<'_>, out: &mut ReadCommand) -> Result<(), CommandError>
 
 fn titan_schedule(t: &Titan<'_>, out: &mut ReadCommand) -> Result<(), CommandError> {
     out.train.layers_per_stage = t.number("parallelism", "pipeline_parallel_layers_per_stage")?;
+    out.train.less_layers = (
+        t.count("parallelism", "pipeline_parallel_first_stage_less_layers")?,
+        t.count("parallelism", "pipeline_parallel_last_stage_less_layers")?,
+    );
     if out.draft.pp.unwrap_or(1) == 1 {
         return Ok(());
     }
@@ -393,6 +430,8 @@ pub(super) fn deepspeed(source: &Source<'_>) -> Result<ReadCommand, CommandError
     shared_arguments(f, &mut out)?;
     out.draft.tp = out.draft.tp.or(config.draft.tp);
     out.draft.ep = f.degree(&["--moe-expert-parallel-size", "--ep-world-size", "--ep-size"])?.or(config.draft.ep);
+    // Megatron-DeepSpeed builds its linear layers with biases that its rules do not ask about.
+    out.model.bias = false;
     out.train.global_batch = out.train.global_batch.or(config.train.global_batch);
     let k = &mut out.draft.knobs;
     if !f.has(&["--micro-batch-size"]) {
@@ -458,13 +497,16 @@ pub(super) fn deepspeed_json(text: &str) -> Result<ReadCommand, CommandError> {
         return Err(CommandError::new(0, "", "", allowed));
     }
     let json = Json { text, root: &root };
+    if let Value::Object(map) = &root {
+        super::typos::refuse_json(map.keys(), |key| json.line(key))?;
+    }
     let mut out = ReadCommand::new(Framework::Deepspeed);
     out.train.global_batch = json.number("train_batch_size", 1)?;
     let d = &mut out.draft;
     d.tp = json.number("tensor_parallel.autotp_size", 1)?.or(json.number("tensor_parallel.tp.tp_size", 1)?);
     d.ep = json.number("expert_parallel.autoep_size", 1)?;
     if d.ep.is_some() {
-        d.etp = json.number("expert_parallel.expert_tensor_parallel_size", 1)?;
+        d.etp = json.number("expert_parallel.expert_tensor_parallel_size", 1)?.or(Some(1));
     }
     d.dp = json.number("data_parallel_size", 1)?;
     d.cp = json.number("sequence_parallel_size", 1)?.filter(|n| *n > 1);
@@ -488,7 +530,8 @@ pub(super) fn deepspeed_json(text: &str) -> Result<ReadCommand, CommandError> {
     let enabled = |key: &str| json.at(key).and_then(|f| f.get("enabled")).and_then(Value::as_bool) == Some(true);
     let formats = [("bf16", Precision::Bf16), ("bfloat16", Precision::Bf16), ("fp16", Precision::Fp16)];
     out.train.precision = formats.into_iter().find(|(key, _)| enabled(key)).map(|(_, precision)| precision);
-    if let (Some(batch), Some(steps)) = (out.train.global_batch, json.number("gradient_accumulation_steps", 1)?) {
+    out.train.accumulation = json.number("gradient_accumulation_steps", 1)?;
+    if let (Some(batch), Some(steps)) = (out.train.global_batch, out.train.accumulation) {
         // train_batch_size = micro * accumulation * data parallel ranks.
         let step = u64::from(out.draft.knobs.micro_batch) * u64::from(steps);
         let ranks = u64::from(batch) / step;
