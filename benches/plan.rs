@@ -3,7 +3,7 @@
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use meshwright::catalog;
 use meshwright::estimate::{estimate, memory};
-use meshwright::job::{Arrivals, GradDtype, Job, KvFormat, Precision, Serve, Train, Workload};
+use meshwright::job::{Job, Serve, Train, Workload};
 use meshwright::mesh::Convention;
 use meshwright::search::{SearchOptions, Watch, search};
 use meshwright::space::{Space, SpaceOptions};
@@ -12,13 +12,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 fn train(model: &str, cluster: &str) -> Job {
-    let train = Train {
-        seq_len: 4096,
-        global_batch: 2048,
-        precision: Precision::Bf16,
-        grad_dtype: GradDtype::Fp32,
-        moe_balance: 1.0,
-    };
+    let train = Train { global_batch: 2048, ..Train::default() };
     let model = catalog::model(model).expect("a built-in model");
     let cluster = catalog::cluster(cluster).expect("a sound cluster");
     Job::new(model, cluster, Workload::Train(train)).expect("a sound job")
@@ -27,18 +21,7 @@ fn train(model: &str, cluster: &str) -> Job {
 fn serve(model: &str, cluster: &str) -> Job {
     let model = catalog::model(model).expect("a built-in model");
     let cluster = catalog::cluster(cluster).expect("a sound cluster");
-    let serve = Serve {
-        isl: 4096,
-        osl: 1024,
-        concurrency: 64,
-        quant: model.quant(),
-        kv_cache: KvFormat::Bf16,
-        arrivals: Arrivals::Steady,
-        ttft: None,
-        tpot: None,
-        prefix_hit: 0.0,
-        memory_fraction: None,
-    };
+    let serve = Serve::of(model.quant());
     Job::new(model, cluster, Workload::Serve(serve)).expect("a sound job")
 }
 

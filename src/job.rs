@@ -107,6 +107,19 @@ pub struct Train {
     pub moe_balance: f64,
 }
 
+impl Default for Train {
+    /// 512 sequences of 4096 tokens a step, bf16 with fp32 gradients, experts in forced balance.
+    fn default() -> Self {
+        Self {
+            seq_len: 4096,
+            global_batch: 512,
+            precision: Precision::Bf16,
+            grad_dtype: GradDtype::Fp32,
+            moe_balance: 1.0,
+        }
+    }
+}
+
 /// Number format of the KV cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum KvFormat {
@@ -185,6 +198,25 @@ pub struct Serve {
     pub prefix_hit: f64,
     /// Share of the GPU's memory the engine may take; its own default when absent.
     pub memory_fraction: Option<f64>,
+}
+
+impl Serve {
+    /// 64 requests of 4096 tokens in and 1024 out, in a steady loop, with the given weights.
+    #[must_use]
+    pub const fn of(quant: Quant) -> Self {
+        Self {
+            isl: 4096,
+            osl: 1024,
+            concurrency: 64,
+            quant,
+            kv_cache: KvFormat::Bf16,
+            arrivals: Arrivals::Steady,
+            ttft: None,
+            tpot: None,
+            prefix_hit: 0.0,
+            memory_fraction: None,
+        }
+    }
 }
 
 /// Training or serving.

@@ -391,7 +391,16 @@ fn block(job: &Job, options: &SpaceOptions, mesh: Mesh, replicas: u32) -> MeshBl
     let latent = if job.model.is_mla() { 1 << Module::MlaUpProj as u8 } else { 0 };
     let light = 1 << Module::CoreAttn as u8 | 1 << Module::MlpAct as u8 | 1 << Module::Layernorm as u8 | latent;
     let recomputes = if b.recompute.is_empty() {
-        vec![Recompute::None, Recompute::SELECTIVE, Recompute::Modules(light), Recompute::Full]
+        match framework {
+            // These know whole layers, or their own fixed selection, and no list of modules.
+            Some(Framework::Torchtitan) => vec![Recompute::None, Recompute::SELECTIVE, Recompute::Full],
+            Some(Framework::Deepspeed) => vec![Recompute::None, Recompute::Full],
+            None
+            | Some(Framework::Megatron | Framework::Bridge | Framework::Vllm | Framework::Sglang | Framework::Trtllm) =>
+            {
+                vec![Recompute::None, Recompute::SELECTIVE, Recompute::Modules(light), Recompute::Full]
+            }
+        }
     } else {
         b.recompute.clone()
     };

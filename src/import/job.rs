@@ -123,11 +123,6 @@ pub struct ReadJob {
     pub draft: Option<Draft>,
 }
 
-/// Sequence length of a training job that does not say.
-pub const DEFAULT_SEQ_LEN: u32 = 4096;
-/// Batch of a training job that does not say, in sequences.
-pub const DEFAULT_GLOBAL_BATCH: u32 = 512;
-
 impl JobFile {
     /// Parses JSON text.
     ///
@@ -277,12 +272,13 @@ fn train_workload(origin: &str, file: &TrainFile) -> Result<Train> {
     {
         return Err(Error::invalid(origin, "train.optimizer", optimizer, "adam"));
     }
+    let usual = Train::default();
     Ok(Train {
-        seq_len: file.seq_len.unwrap_or(DEFAULT_SEQ_LEN),
-        global_batch: file.global_batch.unwrap_or(DEFAULT_GLOBAL_BATCH),
+        seq_len: file.seq_len.unwrap_or(usual.seq_len),
+        global_batch: file.global_batch.unwrap_or(usual.global_batch),
         precision: one_of(origin, "train.precision", precision, &Precision::ALL, Precision::name)?,
         grad_dtype: one_of(origin, "train.grad_dtype", grad, &GradDtype::ALL, GradDtype::name)?,
-        moe_balance: file.moe_balance.unwrap_or(1.0),
+        moe_balance: file.moe_balance.unwrap_or(usual.moe_balance),
     })
 }
 
@@ -301,10 +297,11 @@ fn serve_workload(origin: &str, model: &Model, file: &ServeFile) -> Result<Serve
         Some(ms) if ms > 0.0 && ms.is_finite() => Ok(Some(Seconds::new(ms / 1e3))),
         Some(ms) => Err(Error::invalid(origin, key, ms, "a positive number of milliseconds")),
     };
+    let usual = Serve::of(quant);
     Ok(Serve {
-        isl: file.isl.unwrap_or(4096),
-        osl: file.osl.unwrap_or(1024),
-        concurrency: file.concurrency.unwrap_or(64),
+        isl: file.isl.unwrap_or(usual.isl),
+        osl: file.osl.unwrap_or(usual.osl),
+        concurrency: file.concurrency.unwrap_or(usual.concurrency),
         quant,
         kv_cache: one_of(origin, "serve.kv_cache", kv, &KvFormat::ALL, KvFormat::name)?,
         arrivals: one_of(origin, "serve.arrivals", arrivals, &Arrivals::ALL, Arrivals::name)?,

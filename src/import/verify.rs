@@ -8,7 +8,7 @@ use crate::claim::Claims;
 use crate::cluster::Cluster;
 use crate::error::{Error, Locate, Result};
 use crate::framework::Framework;
-use crate::job::{Arrivals, GradDtype, Job, KvFormat, MOST_GPUS, Precision, Serve, Train, Workload};
+use crate::job::{Job, MOST_GPUS, Serve, Train, Workload};
 use crate::mesh::Convention;
 use crate::model::Model;
 use crate::verify::{self, Facts, Finding, Jobs, Spare, Verdict};
@@ -394,27 +394,13 @@ pub(super) fn assumed(
 ) -> Option<Job> {
     let most = model.spec().max_positions.max(2);
     let workload = if serving {
-        let isl = seq_len.unwrap_or(4096).min(most).saturating_sub(1);
-        Workload::Serve(Serve {
-            isl: isl.max(1),
-            osl: 1,
-            concurrency: 64,
-            quant: model.quant(),
-            kv_cache: KvFormat::Bf16,
-            arrivals: Arrivals::Steady,
-            ttft: None,
-            tpot: None,
-            prefix_hit: 0.0,
-            memory_fraction: None,
-        })
+        let usual = Serve::of(model.quant());
+        let isl = seq_len.unwrap_or(usual.isl).min(most).saturating_sub(1).max(1);
+        Workload::Serve(Serve { isl, osl: 1, ..usual })
     } else {
-        Workload::Train(Train {
-            seq_len: seq_len.unwrap_or_else(|| job::DEFAULT_SEQ_LEN.min(most)),
-            global_batch: batch.unwrap_or(job::DEFAULT_GLOBAL_BATCH),
-            precision: Precision::Bf16,
-            grad_dtype: GradDtype::Fp32,
-            moe_balance: 1.0,
-        })
+        let usual = Train::default();
+        let seq_len = seq_len.unwrap_or_else(|| usual.seq_len.min(most));
+        Workload::Train(Train { seq_len, global_batch: batch.unwrap_or(usual.global_batch), ..usual })
     };
     Job::new(model.clone(), cluster.clone(), workload).ok()
 }
