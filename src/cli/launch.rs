@@ -90,7 +90,8 @@ pub(super) fn run(args: &LaunchArgs) -> Result<Verdict> {
             "groups": groups,
         }))
     } else {
-        text(&started, args.ranks.then_some(&map))
+        let formula = convention.formula(&plan.mesh);
+        format!("# {formula}\n{}", text(&started, args.ranks.then_some(&map)))
     };
     out::write(args.output.output.as_deref(), &text)?;
     Ok(Verdict::Holds)

@@ -162,6 +162,7 @@ fn table(r: &Ranking<'_>, read: &ReadJob) -> String {
         if r.outcome.rows.iter().skip(1).any(|row| row.ties_with(best)) {
             let _ = writeln!(text, "= as good as the best within {:.0}%: measure both", TIE * 100.0);
         }
+        text.push_str(&frontier_line(r));
         if let Some(folded) = r.folded {
             let plan = folded.plan.text(Convention::Megatron, r.purpose());
             let gain = r.outcome.rows[0].value / folded.value * 100.0 - 100.0;
@@ -179,6 +180,24 @@ fn table(r: &Ranking<'_>, read: &ReadJob) -> String {
     let _ = writeln!(text, "{} plans fit", export::grouped(r.outcome.fit as f64));
     text.push_str("times are modelled; legality and memory are what to rely on (see `validate`)\n");
     text
+}
+
+/// Plans of a frontier that are named on one line; the rest is in the JSON and HTML forms.
+const SHOWN_FRONTIER: usize = 5;
+
+/// The plans that no other beats in both of the things a frontier trades.
+fn frontier_line(r: &Ranking<'_>) -> String {
+    let traded =
+        if r.job.train().is_some() { "tokens/s/GPU against memory left" } else { "tokens/s/GPU against tokens/s/user" };
+    let all = &r.outcome.frontier;
+    let names: Vec<String> = all
+        .iter()
+        .take(SHOWN_FRONTIER)
+        .map(|row| row.plan.text(row.plan.convention(r.convention), r.purpose()))
+        .collect();
+    let more = all.len().saturating_sub(SHOWN_FRONTIER);
+    let rest = if more > 0 { format!("; and {more} more in --format json or html") } else { String::new() };
+    format!("Pareto frontier, {traded}: {}{rest}\n", names.join("; "))
 }
 
 /// Model, cluster and workload in words.

@@ -9,6 +9,7 @@ use crate::error::{Locate, Result};
 use crate::export::{Format, SCHEMA, grouped, text};
 use crate::import::job::ReadJob;
 use crate::job::{Job, MOST_GPUS};
+use crate::mesh::Convention;
 use crate::plan::Purpose;
 use crate::rank::{Row, dollars_per_million};
 use crate::search::{Outcome, SearchOptions};
@@ -42,6 +43,8 @@ pub(super) struct WhatIfArgs {
 struct Case {
     label: String,
     read: ReadJob,
+    /// The convention of its plans.
+    convention: Convention,
     outcome: Outcome,
 }
 
@@ -66,7 +69,7 @@ pub(super) fn run(args: &WhatIfArgs) -> Result<Verdict> {
                 outcome = fewer;
             }
         }
-        cases.push(Case { label, read: case, outcome });
+        cases.push(Case { label, read: case, convention: space.convention(), outcome });
         if watched.stopped() {
             out::note(args.output.quiet, "stopped early: the rest of the cases is left out");
             break;
@@ -190,7 +193,7 @@ fn nearest_miss(case: &Case) -> String {
 
 fn plan_text(case: &Case, row: &Row) -> String {
     let purpose = if case.read.job.train().is_some() { Purpose::Train } else { Purpose::Serve };
-    row.plan.text(row.plan.convention(case.read.convention), purpose)
+    row.plan.text(row.plan.convention(case.convention), purpose)
 }
 
 fn cells(case: &Case, cases: &[Case]) -> Vec<String> {
@@ -238,6 +241,7 @@ fn json_case(case: &Case, cases: &[Case]) -> Value {
             "used": row.plan.mesh.world(),
             "idle": gpus - row.plan.mesh.world(),
             "plan": plan_text(case, row),
+            "formula": row.plan.convention(case.convention).formula(&row.plan.mesh),
             "memory_bytes": row.estimate.memory.ledger.total(),
             "utilization": row.estimate.memory.utilization(),
             "tokens_per_s": row.estimate.tokens_per_s(&case.read.job),
