@@ -50,19 +50,19 @@ pub(crate) struct JobArgs {
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Training")]
 pub(crate) struct TrainArgs {
-    /// Tokens of a sequence [4096].
+    /// Tokens of a sequence (default: 4096).
     #[arg(long, alias = "seq")]
     seq_len: Option<u32>,
-    /// Sequences of a step, all GPUs together [512].
+    /// Sequences of a step, all GPUs together (default: 512).
     #[arg(long, alias = "gbs")]
     global_batch: Option<u32>,
-    /// bf16, fp16, fp8, mxfp8 or nvfp4 [bf16].
+    /// bf16, fp16, fp8, mxfp8 or nvfp4 (default: bf16).
     #[arg(long)]
     precision: Option<String>,
-    /// fp32 or bf16 [fp32].
+    /// fp32 or bf16 (default: fp32).
     #[arg(long)]
     grad_dtype: Option<String>,
-    /// Tokens of the fullest expert rank over the mean [1.0, forced balance].
+    /// Tokens of the fullest expert rank over the mean (default: 1.0, forced balance).
     #[arg(long)]
     moe_balance: Option<f64>,
 }
@@ -71,22 +71,22 @@ pub(crate) struct TrainArgs {
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Serving")]
 pub(crate) struct ServeArgs {
-    /// Input tokens of a request [4096].
+    /// Input tokens of a request (default: 4096).
     #[arg(long)]
     isl: Option<u32>,
-    /// Output tokens of a request [1024].
+    /// Output tokens of a request (default: 1024).
     #[arg(long)]
     osl: Option<u32>,
-    /// Requests in flight on the whole plan [64].
+    /// Requests in flight on the whole plan (default: 64).
     #[arg(long)]
     concurrency: Option<u32>,
-    /// bf16, fp8, int8, int4, nvfp4, mxfp4 [the checkpoint's own].
+    /// bf16, fp8, int8, int4, nvfp4, mxfp4 (default: the checkpoint's own).
     #[arg(long)]
     weights: Option<String>,
-    /// bf16 or fp8 [bf16].
+    /// bf16 or fp8 (default: bf16).
     #[arg(long)]
     kv_cache: Option<String>,
-    /// steady, or burst10x: all requests at once, ten times the concurrency in all [steady].
+    /// steady, or burst10x: all requests at once, ten times the concurrency in all (default: steady).
     #[arg(long)]
     arrivals: Option<String>,
     /// Longest time to the first token, in milliseconds.
@@ -95,10 +95,10 @@ pub(crate) struct ServeArgs {
     /// Longest time per further token, in milliseconds.
     #[arg(long, alias = "tpot", value_name = "MS")]
     tpot_ms: Option<f64>,
-    /// Share of the input found in the prefix cache [0].
+    /// Share of the input found in the prefix cache (default: 0).
     #[arg(long)]
     prefix_hit: Option<f64>,
-    /// Share of the GPU's memory the engine may take [the engine's default].
+    /// Share of the GPU's memory the engine may take (default: the engine's own).
     #[arg(long)]
     memory_fraction: Option<f64>,
     /// The engine's version.
@@ -346,7 +346,7 @@ pub(crate) fn values(flag: &str, text: &str) -> Result<Vec<u32>> {
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Output")]
 pub(crate) struct OutputArgs {
-    /// table, json, jsonl, csv, markdown or html [table].
+    /// table, json, jsonl, csv, markdown or html (default: table).
     #[arg(long, value_name = "FORMAT")]
     pub(crate) format: Option<String>,
     /// Write the result here instead of stdout.
@@ -358,7 +358,7 @@ pub(crate) struct OutputArgs {
     /// No progress bar.
     #[arg(long)]
     pub(crate) no_progress: bool,
-    /// Threads of the search [all cores].
+    /// Threads of the search (default: all cores).
     #[arg(long)]
     pub(crate) threads: Option<usize>,
 }

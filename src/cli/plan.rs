@@ -22,7 +22,7 @@ pub(super) struct PlanArgs {
     job: JobArgs,
     #[command(flatten)]
     space: SpaceArgs,
-    /// throughput, latency, headroom, cost or balanced [throughput].
+    /// throughput, latency, headroom, cost or balanced (default: throughput).
     #[arg(long)]
     objective: Option<String>,
     /// How many plans.

@@ -23,13 +23,13 @@ pub(super) struct VerifyArgs {
     /// Routed experts, when the document does not say.
     #[arg(long)]
     experts: Option<u64>,
-    /// The convention in force [what the document names, else product].
+    /// The convention in force (default: what the document names, else product).
     #[arg(long)]
     convention: Option<String>,
     /// The framework in force.
     #[arg(long)]
     framework: Option<String>,
-    /// table, json, jsonl, markdown, sarif or junit [table].
+    /// table, json, jsonl, markdown, sarif or junit (default: table).
     #[arg(long, value_name = "FORMAT")]
     format: Option<String>,
     /// Write the result here instead of stdout.

@@ -33,7 +33,7 @@ pub(super) struct WhatIfArgs {
     network: Option<String>,
     #[command(flatten)]
     space: SpaceArgs,
-    /// throughput, latency, headroom, cost or balanced [throughput].
+    /// throughput, latency, headroom, cost or balanced (default: throughput).
     #[arg(long)]
     objective: Option<String>,
     #[command(flatten)]

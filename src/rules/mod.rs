@@ -352,7 +352,7 @@ pub fn check_plan(job: &Job, framework: Option<Framework>, plan: &Plan, out: &mu
 }
 
 /// What a framework's launch lets through and its model's constructors refuse: not part of the verdict, but a search
-/// proposes no such plan. [`warnings`] tells of it.
+/// proposes no such plan. [`warnings()`] tells of it.
 pub fn check_build(job: &Job, framework: Option<Framework>, plan: &Plan, out: &mut impl Sink) {
     if framework == Some(Framework::Sglang) {
         let _stopped = sglang::check_build(&Case::of(job, plan), out);

@@ -206,7 +206,24 @@ fn within(draft: &Draft, facts: &Facts<'_>, most: usize) -> Vec<Fix> {
             taken.push(good);
         }
     }
-    out
+    fastest_first(out, &taken, facts)
+}
+
+/// Fixes of equally many changes in the order of what they reach, where the hardware is known; the nearest first otherwise.
+fn fastest_first(fixes: Vec<Fix>, taken: &[Candidate], facts: &Facts<'_>) -> Vec<Fix> {
+    let mut priced: Vec<(Fix, f64)> =
+        fixes.into_iter().zip(taken).map(|(fix, c)| (fix, tokens_per_s(&c.draft, facts).unwrap_or(0.0))).collect();
+    priced.sort_by(|(a, fast), (b, slow)| a.changed.cmp(&b.changed).then(slow.total_cmp(fast)));
+    priced.into_iter().map(|(fix, _)| fix).collect()
+}
+
+/// What a plan is estimated to reach, when its hardware and workload are known.
+fn tokens_per_s(draft: &Draft, facts: &Facts<'_>) -> Option<f64> {
+    let jobs = facts.jobs.filter(|jobs| jobs.hardware && jobs.memory)?;
+    let serves = Framework::of(facts.convention).is_some_and(Framework::serves);
+    let job = if serves { jobs.serve } else { jobs.train.or(jobs.serve) }?;
+    let plan = crate::rules::resolve(job, draft).plan?;
+    Some(crate::estimate::estimate(job, facts.convention, &plan).tokens_per_s(job))
 }
 
 /// Whether fewer of the same changes were enough already.
