@@ -355,7 +355,11 @@ pub fn draft(origin: &str, convention: Convention, plan: &Value) -> Result<Draft
                     Value::String(text) => PlanValue::Text(text.clone()),
                     Value::Array(items) => {
                         let names: Option<Vec<&str>> = items.iter().map(Value::as_str).collect();
-                        PlanValue::Text(names.ok_or_else(|| refuse("a list of names"))?.join("+"))
+                        let names = names.ok_or_else(|| refuse("a list of names"))?;
+                        let bare = names.iter().map(|n| n.trim_matches(['"', '\'', ' '])).filter(|n| !n.is_empty());
+                        let joined = bare.collect::<Vec<&str>>().join("+");
+                        // An empty list of modules recomputes nothing.
+                        PlanValue::Text(if joined.is_empty() { "none".to_owned() } else { joined })
                     }
                     Value::Object(_) => return Err(refuse("a number, a word, true, false or null")),
                 };

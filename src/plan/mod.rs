@@ -74,7 +74,7 @@ impl Recompute {
         }
     }
 
-    /// Reads `none`, `selective`, `full`, or modules joined by `+`.
+    /// Reads `none`, `selective`, `full`, or modules joined by `+`; `norm`, `act` and `up_proj` are understood too.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         match text {
@@ -85,7 +85,13 @@ impl Recompute {
         }
         let mut set = 0;
         for part in text.split(['+', '/', '|']) {
-            let module = Module::ALL.iter().find(|m| m.name() == part)?;
+            let name = match part {
+                "norm" => "layernorm",
+                "act" | "mlp_act" => "moe_act",
+                "up_proj" => "mla_up_proj",
+                other => other,
+            };
+            let module = Module::ALL.iter().find(|m| m.name() == name)?;
             set |= 1 << *module as u8;
         }
         Some(Self::Modules(set))
