@@ -131,7 +131,7 @@ pub(super) struct Pricing<'a> {
     weight_bytes: f64,
     /// Weights in 8 bits or fewer.
     narrow: bool,
-    /// Kernels fused as Transformer Engine's are. A job does not name its kernels; 8-bit training and Blackwell need it.
+    /// Kernels fused as Transformer Engine's are: what the plan says, else 8-bit training and Blackwell need it.
     pub(super) fused: bool,
 }
 
@@ -153,7 +153,7 @@ impl<'a> Pricing<'a> {
                 crate::job::Precision::Nvfp4 => 0.5625,
             },
             narrow,
-            fused: narrow || matches!(gpu.architecture, Architecture::Blackwell),
+            fused: plan.knobs.fused_kernels.or(narrow || matches!(gpu.architecture, Architecture::Blackwell)),
         }
     }
 

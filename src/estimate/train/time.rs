@@ -12,7 +12,7 @@ use crate::estimate::StageSpan;
 use crate::job::{Job, Train};
 use crate::mesh::{Convention, Mesh};
 use crate::model::{MOST_KINDS, Model};
-use crate::plan::{Knobs, Plan};
+use crate::plan::{Knobs, Plan, Toggle};
 use crate::units::Seconds;
 
 /// Where a step's time goes.
@@ -124,8 +124,9 @@ pub fn step(job: &Job, train: &Train, convention: Convention, plan: &Plan) -> St
         }
     }
     let (mut pace, slowest_stage, mut time) = slowest;
-    if mesh.pp() > 1 && knobs.vpp <= 1 && knobs.first_stage_layers == 0 && knobs.last_stage_layers == 0 {
-        // Who leaves the cut to the framework is taken to have it balance the head.
+    let cut_by_plan = knobs.vpp > 1 || knobs.first_stage_layers > 0 || knobs.last_stage_layers > 0;
+    if mesh.pp() > 1 && !cut_by_plan && knobs.fused_kernels != Toggle::On {
+        // Who leaves the cut to the framework is taken to have it balance the head; Megatron, named by its kernels, cuts evenly.
         let layer = (sum - head) / f64::from(model.layers().max(1))
             - hops * f64::from(mesh.pp()) / f64::from(model.layers().max(1));
         let best = pipeline::balanced(model.layers(), mesh.pp(), layer, head);
