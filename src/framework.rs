@@ -250,7 +250,8 @@ pub fn stage_len(convention: Convention, layers: u32, pp: u32, ends: (u32, u32),
         // The last stage is spared, then the extras go to the ones before it.
         Convention::Vllm => stage + 1 < pp && stage + 1 + extra >= pp,
         Convention::Product | Convention::Megatron | Convention::Bridge => {
-            let from = (pp - extra).div_ceil(2);
+            // Rounded down: the last stage, with the head and the loss, is the last to get one.
+            let from = (pp - extra) / 2;
             stage >= from && stage < from + extra
         }
     };

@@ -109,7 +109,8 @@ fn train(job: &Job, convention: Convention, plan: &Plan, out: &mut Vec<Traffic>)
         match knobs.zero {
             0 => report.add(kind, Collective::AllReduce, count * grad, 1.0),
             1 | 2 => {
-                report.add(kind, Collective::ReduceScatter, count * grad, 1.0);
+                let reductions = if knobs.zero == 2 { micro } else { 1.0 };
+                report.add(kind, Collective::ReduceScatter, count * grad, reductions);
                 report.add(kind, Collective::AllGather, count * 2.0, 1.0);
             }
             _ => {

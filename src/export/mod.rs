@@ -287,16 +287,21 @@ pub fn memory_terms(row: &Row) -> Vec<(&'static str, Bytes)> {
     terms.filter(|(_, bytes)| bytes.get() > 0.0).collect()
 }
 
+/// `1 plan`, `1,204 plans`.
+fn counted(count: u64, noun: &str) -> String {
+    format!("{} {noun}{}", grouped(count as f64), if count == 1 { "" } else { "s" })
+}
+
 /// The lines under a ranking: how many plans, after which rule, what was nearest.
 #[must_use]
 pub fn funnel_lines(r: &Ranking<'_>) -> Vec<String> {
     let funnel = &r.outcome.funnel;
     let mut out = vec![format!(
-        "{} factorisations of {} GPUs over TP, EP, PP, DP; {} meshes, {} plans with knobs",
-        grouped(r.outcome.factorisations as f64),
-        r.job.gpus(),
-        grouped(funnel.meshes as f64),
-        grouped(r.outcome.plans as f64)
+        "{} of {} over TP, EP, PP, DP; {}, {} with knobs",
+        counted(r.outcome.factorisations, "factorisation"),
+        counted(u64::from(r.job.gpus()), "GPU"),
+        if funnel.meshes == 1 { "1 mesh".to_owned() } else { format!("{} meshes", grouped(funnel.meshes as f64)) },
+        counted(r.outcome.plans, "plan")
     )];
     let mut before = funnel.meshes;
     let describe = |tally: &crate::search::Tally, before: u64, of: &str| {

@@ -4,7 +4,7 @@ use super::command::{ModelHints, ReadCommand};
 use super::verify::Given;
 use crate::catalog;
 use crate::framework::Framework;
-use crate::model::{Block, DenseMlp, Gqa, Mixer, Mla, Mlp, Model, ModelSpec, Moe, Norm, QkNorm, Run};
+use crate::model::{Block, DenseMlp, Gqa, Mixer, Mla, Mlp, Model, ModelSpec, Moe, Norm, Run};
 use crate::plan::Draft;
 use crate::verify::Finding;
 use std::path::Path;
@@ -100,18 +100,10 @@ fn build(read: &ReadCommand, h: &ModelHints) -> Option<Model> {
     }
     let mixer = match h.kv_lora {
         Some(kv_lora) => Mixer::Mla(Mla { heads, q_lora: 0, kv_lora, nope: 128, rope: 64, v: 128, indexer: None }),
-        None => Mixer::Gqa(Gqa {
-            heads,
-            kv_heads: h.kv_heads.unwrap_or(heads),
-            head_dim: h.head_dim.unwrap_or((hidden / heads).max(1)),
-            window: None,
-            qkv_bias: false,
-            out_bias: false,
-            qk_norm: QkNorm::None,
-            output_gate: false,
-            sinks: false,
-            k_eq_v: false,
-        }),
+        None => {
+            let head_dim = h.head_dim.unwrap_or((hidden / heads).max(1));
+            Mixer::Gqa(Gqa::plain(heads, h.kv_heads.unwrap_or(heads), head_dim))
+        }
     };
     // Megatron's own width when none is given.
     let usual = if h.gated { (hidden.checked_mul(8)? / 3 / 64).max(1) * 64 } else { hidden.checked_mul(4)? };

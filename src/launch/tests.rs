@@ -30,18 +30,7 @@ impl Dice {
 }
 
 fn gqa() -> Mixer {
-    Mixer::Gqa(Gqa {
-        heads: 32,
-        kv_heads: 8,
-        head_dim: 128,
-        window: None,
-        qkv_bias: false,
-        out_bias: false,
-        qk_norm: QkNorm::PerHead,
-        output_gate: false,
-        sinks: false,
-        k_eq_v: false,
-    })
+    Mixer::Gqa(Gqa { qk_norm: QkNorm::PerHead, ..Gqa::plain(32, 8, 128) })
 }
 
 fn experts() -> Moe {

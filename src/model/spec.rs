@@ -173,6 +173,25 @@ pub struct Gqa {
     pub k_eq_v: bool,
 }
 
+impl Gqa {
+    /// Heads and their width, with none of the extras.
+    #[must_use]
+    pub const fn plain(heads: u32, kv_heads: u32, head_dim: u32) -> Self {
+        Self {
+            heads,
+            kv_heads,
+            head_dim,
+            window: None,
+            qkv_bias: false,
+            out_bias: false,
+            qk_norm: QkNorm::None,
+            output_gate: false,
+            sinks: false,
+            k_eq_v: false,
+        }
+    }
+}
+
 /// Norms of queries and keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

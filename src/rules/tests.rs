@@ -9,8 +9,7 @@ use crate::cluster::{
 use crate::job::{Arrivals, GradDtype, KvFormat, Precision, Serve, Train, Workload};
 use crate::mesh::Convention;
 use crate::model::{
-    Block, DeltaNet, DenseMlp, Gqa, Mixer, Mla, Mlp, Model, ModelSpec, Moe, Norm, QkNorm, Quant, QuantScope, Run,
-    WeightFormat,
+    Block, DeltaNet, DenseMlp, Gqa, Mixer, Mla, Mlp, Model, ModelSpec, Moe, Norm, Quant, QuantScope, Run, WeightFormat,
 };
 use crate::units::{Bytes, BytesPerSec, FlopPerSec, Seconds};
 
@@ -71,18 +70,7 @@ fn spec([layers, hidden, heads, kv_heads, ffn, experts, expert_ffn]: Shape) -> M
         top_groups: 1,
     });
     let dense = moe.is_none().then_some(DenseMlp { ffn, gated: true, bias: false });
-    let gqa = Gqa {
-        heads,
-        kv_heads,
-        head_dim: hidden / heads,
-        window: None,
-        qkv_bias: false,
-        out_bias: false,
-        qk_norm: QkNorm::None,
-        output_gate: false,
-        sinks: false,
-        k_eq_v: false,
-    };
+    let gqa = Gqa::plain(heads, kv_heads, hidden / heads);
     ModelSpec {
         name: "test".into(),
         hidden,

@@ -245,14 +245,36 @@ fn us3_eight_h200_serve_it() {
 
 const US4: &str = "--model deepseek-v3 --serve --framework vllm --memory-fraction 0.9 --cluster";
 
+/// Bytes that every TP rank holds whole, over all layers: latent down-projections in the block format, norms and routers in 16
+/// bits.
+fn replicated_bytes() -> f64 {
+    let model = catalog::model("deepseek-v3").unwrap();
+    (0..model.layers())
+        .map(|layer| {
+            let p = model.block_params(model.block_of(layer));
+            p.attention_replicated as f64 * model.quant().attention().bytes() + (p.norms + p.router) as f64 * 2.0
+        })
+        .sum()
+}
+
 /// GB of weights a GPU, KV tokens in all; vllm#17041.
+///
+/// The story divides every tensor by the GPUs. Engines do not cut all of them: without the copies, and on the mean stage, the
+/// weights are the story's within its 1 %. With them a GPU holds 2.5 % more under TP 16, and up to 4.3 % on the fuller of two
+/// stages: that is what has to fit, so it is what is printed.
 #[test]
 fn us4_weights_and_kv_tokens_of_three_layouts() {
-    for (plan, weights, tokens) in [("tp16", 42.1, 355e3), ("tp8 pp2", 42.1, 710e3), ("tp1 dp16 ep=true", 59.8, 1.63e6)]
+    for (plan, tp, weights, tokens) in
+        [("tp16", 16.0, 42.1, 355e3), ("tp8 pp2", 8.0, 42.1, 710e3), ("tp1 dp16 ep=true", 1.0, 59.8, 1.63e6)]
     {
         let r = estimate(&format!("{US4} 16xH100"), plan);
         assert_eq!(r["verdict"], "fits", "{plan}");
-        near(term(&r, "weights") / 1e9, weights, 0.05, &format!("weights of a GPU, {plan}"));
+        let stages = r["memory"]["stages"].as_array().unwrap();
+        let held: f64 = stages.iter().map(|s| s["terms_bytes"]["weights"].as_f64().unwrap()).sum();
+        let cut = (held - replicated_bytes() * (1.0 - 1.0 / tp)) / stages.len() as f64;
+        near(cut / 1e9, weights, 0.01, &format!("weights of a GPU if every tensor were cut, {plan}"));
+        let printed = term(&r, "weights") / 1e9;
+        assert!((weights * 0.99..weights * 1.045).contains(&printed), "{plan}: {printed}");
         // The story takes 80e9 bytes and 5 GB beside the weights; we take the driver's and our own list.
         near(r["serve"]["kv_capacity_tokens"].as_f64().unwrap(), tokens, 0.10, &format!("KV tokens, {plan}"));
     }

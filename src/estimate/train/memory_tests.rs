@@ -5,24 +5,13 @@ use crate::catalog;
 use crate::cost::Term;
 use crate::estimate::stages;
 use crate::job::{GradDtype, Precision, Workload};
-use crate::model::{Block, DenseMlp, Gqa, Mixer, Mlp, Model, ModelSpec, Moe, Norm, QkNorm, Run};
+use crate::model::{Block, DenseMlp, Gqa, Mixer, Mlp, Model, ModelSpec, Moe, Norm, Run};
 use crate::plan::{Knobs, Module, Recompute};
 
 const GIB: f64 = 1_073_741_824.0;
 
 fn gqa(heads: u32, kv_heads: u32, head_dim: u32) -> Mixer {
-    Mixer::Gqa(Gqa {
-        heads,
-        kv_heads,
-        head_dim,
-        window: None,
-        qkv_bias: false,
-        out_bias: false,
-        qk_norm: QkNorm::None,
-        output_gate: false,
-        sinks: false,
-        k_eq_v: false,
-    })
+    Mixer::Gqa(Gqa::plain(heads, kv_heads, head_dim))
 }
 
 /// Layers, hidden, heads, KV heads, FFN, vocabulary.

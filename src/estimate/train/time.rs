@@ -161,8 +161,8 @@ pub fn step(job: &Job, train: &Train, convention: Convention, plan: &Plan) -> St
 
 /// Gradient reduction and parameter gather that nothing hides.
 ///
-/// ZeRO-0 reduces gradients once a step; ZeRO-1 and 2 reduce-scatter them and gather the updated weights; ZeRO-3 gathers and
-/// scatters every micro-batch. With overlap the reduction hides behind the last micro-batch's backward pass and the gather
+/// ZeRO-0 reduces gradients once a step; ZeRO-1 reduce-scatters them and gathers the updated weights, ZeRO-2 reduce-scatters every
+/// micro-batch; ZeRO-3 gathers and scatters every micro-batch. With overlap the reduction hides behind the last micro-batch's backward pass and the gather
 /// behind the first one's forward pass; one bucket always shows.
 fn data_parallel(pricing: &Pricing<'_>, params: mem::RankParams, time: &LayerTime, micro: u32) -> f64 {
     let knobs = &pricing.plan.knobs;
@@ -180,8 +180,11 @@ fn data_parallel(pricing: &Pricing<'_>, params: mem::RankParams, time: &LayerTim
     };
     match knobs.zero {
         0 => shown(total(Collective::AllReduce, grad), backward),
+        // ZeRO-2 keeps no whole gradient to add up in: every micro-batch is reduced into the shards.
         1 | 2 => {
-            shown(total(Collective::ReduceScatter, grad), backward) + shown(total(Collective::AllGather, 2.0), forward)
+            let reductions = if knobs.zero == 2 { f64::from(micro) } else { 1.0 };
+            reductions * shown(total(Collective::ReduceScatter, grad), backward)
+                + shown(total(Collective::AllGather, 2.0), forward)
         }
         _ => {
             let each = shown(total(Collective::AllGather, 2.0), forward)
