@@ -71,16 +71,7 @@ pub fn plan(job: &Job, convention: Convention, plan: &Plan) -> Value {
             put("gpus_per_replica", (m.world() / k.replicas.max(1)).into());
         }
     }
-    let ends = (k.first_stage_layers, k.last_stage_layers);
-    // Chunks that do not come out even are refused; the layers are still dealt out as without them.
-    let even = job.model.layers().is_multiple_of(m.pp().saturating_mul(k.vpp.max(1)));
-    if k.vpp <= 1 || !even {
-        let stages = crate::framework::stage_layers(convention, job.model.layers(), m.pp(), ends.0, ends.1);
-        put("stage_layers", stages.into());
-    } else {
-        let stages = vec![job.model.layers() / m.pp(); m.pp() as usize];
-        put("stage_layers", stages.into());
-    }
+    put("stage_layers", estimate::stage_layers(job, convention, plan).into());
     Value::Object(out)
 }
 

@@ -8,7 +8,7 @@ mod memory;
 mod time;
 
 pub use engine::EngineProfile;
-pub use memory::{budget, kv_tokens_per_rank, memory, stage_memory};
+pub use memory::{kv_tokens_per_rank, memory, stage_memory};
 pub use time::{Service, service};
 
 use crate::job::Serve;

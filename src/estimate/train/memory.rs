@@ -1,6 +1,6 @@
 //! What every stage of a training run must hold.
 
-use super::{micro_batches, sp_degree, tokens};
+use super::{Cut, micro_batches, sp_degree, tokens};
 use crate::cost::memory as mem;
 use crate::cost::ops;
 use crate::cost::pipeline;
@@ -73,6 +73,7 @@ struct Priced<'a> {
     plan: &'a Plan,
     stack: Stack,
     micro: u32,
+    cut: Cut,
     kinds: [KindBytes; MOST_KINDS],
     /// Weight-gradient buffers of the last set of kinds asked for, with and without the head: neighbours hold the same.
     buffers: Cell<Option<(u32, bool, f64)>>,
@@ -90,7 +91,7 @@ impl<'a> Priced<'a> {
     fn new(job: &'a Job, train: &'a Train, convention: Convention, plan: &'a Plan) -> Self {
         let (model, mesh, knobs) = (&job.model, &plan.mesh, &plan.knobs);
         let micro = micro_batches(train, plan);
-        let stack = Stack::of(job, train.precision, convention, knobs).piped(mesh.pp(), micro);
+        let stack = Stack::of(job, train.precision, convention, knobs).piped(mesh.pp());
         let t = tokens(train, plan);
         let r = sp_degree(plan);
         let checkpoint = 2.0 * f64::from(model.spec().hidden) / stack.residual_cut(r);
@@ -103,13 +104,13 @@ impl<'a> Priced<'a> {
             kind.stays = t * stays;
             kind.working = t * (ops::transient(model, block, mesh, train.moe_balance, &stack) + back);
         }
-        Self { job, train, convention, plan, stack, micro, kinds, buffers: Cell::new(None) }
+        Self { job, train, convention, plan, stack, micro, cut: Cut::of(job, convention, plan, &stack), kinds, buffers: Cell::new(None) }
     }
 
     fn stage(&self, stage: u32) -> MemoryLedger {
         let Self { job, train, plan, stack, .. } = *self;
         let (model, mesh, knobs) = (&job.model, &plan.mesh, &plan.knobs);
-        let span = StageSpan::of(self.convention, model, plan, stage);
+        let span = self.cut.span(job, self.convention, plan, stage);
         let mut ledger = MemoryLedger::EMPTY;
         let mut params = mem::RankParams { dense: end_params(model, mesh, stage), routed: 0.0 };
         let (mut kept, mut working_set, mut gathered) = (0.0, 0.0_f64, 0.0_f64);
@@ -128,7 +129,7 @@ impl<'a> Priced<'a> {
 
         let t = tokens(train, plan);
         let h = f64::from(model.spec().hidden);
-        let in_flight = stack.slack * pipeline::in_flight(knobs.schedule, mesh.pp(), knobs.vpp, self.micro, stage);
+        let in_flight = pipeline::in_flight(knobs.schedule, mesh.pp(), knobs.vpp, self.micro, stage);
         ledger.add(MemoryTerm::Activations, kept * in_flight);
         let last = stage + 1 == mesh.pp();
         let vocab = mem::padded_vocab(model.spec().vocab, mesh.tp()) / f64::from(mesh.tp());
@@ -153,6 +154,7 @@ impl<'a> Priced<'a> {
         if knobs.tp_overlap == Toggle::On && mesh.tp() > 1 {
             ledger.add(MemoryTerm::Communication, mem::OVERLAP_BUFFERS * 2.0 * t * h);
         }
+        ledger.add(MemoryTerm::Workspaces, mem::workspaces(&job.cluster.gpu));
         add_overheads(&mut ledger, mesh, t * h, stack.fragmented_states);
         ledger
     }
