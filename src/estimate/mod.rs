@@ -1,8 +1,11 @@
 //! What a plan costs: memory first, then time.
 
+mod cut;
 pub mod serve;
 pub mod traffic;
 pub mod train;
+
+pub(crate) use cut::{Alike, Cut};
 
 use crate::cluster::Basis;
 use crate::cost::{MemoryLedger, MemoryTerm, Term};
@@ -240,16 +243,15 @@ impl StageSpan {
     }
 }
 
-/// The memory of the stage that needs most.
-pub(crate) fn worst(pp: u32, capacity: Bytes, stage: impl Fn(u32) -> MemoryLedger) -> Memory {
-    let mut worst = Memory { ledger: stage(0), worst_stage: 0, capacity };
-    let mut most = worst.ledger.total();
-    for i in 1..pp {
-        let ledger = stage(i);
+/// The memory of the stage that needs most, the first of equals.
+pub(crate) fn worst(capacity: Bytes, stages: impl Iterator<Item = (u32, MemoryLedger)>) -> Memory {
+    let mut worst = Memory { ledger: MemoryLedger::EMPTY, worst_stage: 0, capacity };
+    let mut most = f64::NEG_INFINITY;
+    for (worst_stage, ledger) in stages {
         let total = ledger.total();
         if total > most {
             most = total;
-            worst = Memory { ledger, worst_stage: i, capacity };
+            worst = Memory { ledger, worst_stage, capacity };
         }
     }
     worst

@@ -36,7 +36,7 @@ pub fn budget(gpu: &Gpu, serve: &Serve, convention: Convention) -> crate::units:
 #[must_use]
 pub fn memory(job: &Job, serve: &Serve, convention: Convention, plan: &Plan) -> Memory {
     let capacity = budget(&job.cluster.gpu, serve, convention);
-    worst(plan.mesh.pp(), capacity, |i| stage_memory(job, serve, convention, plan, i))
+    worst(capacity, (0..plan.mesh.pp()).map(|i| (i, stage_memory(job, serve, convention, plan, i))))
 }
 
 /// Bytes of KV cache and state that one request of `context` tokens takes on a rank of a stage.
