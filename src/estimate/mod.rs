@@ -14,7 +14,7 @@ use crate::job::{Job, Workload};
 use crate::mesh::Convention;
 use crate::model::Model;
 use crate::plan::{Draft, Plan, Toggle};
-use crate::rules::{self, Rejection, Resolution, Rule};
+use crate::rules::{self, Rejection, Resolution, Rule, Sink};
 use crate::units::Bytes;
 
 /// Share of the memory above which a fit is called tight.
@@ -110,17 +110,16 @@ impl Estimate {
 /// Prices a plan: memory of every stage, and time. Never fails: whether it fits is for [`verdict`] to say.
 #[must_use]
 pub fn estimate(job: &Job, convention: Convention, plan: &Plan) -> Estimate {
-    let (memory, time) = match &job.workload {
-        Workload::Train(train) => {
-            let memory = train::memory(job, train, convention, plan);
-            (memory, Time::Train(train::step(job, train, convention, plan)))
-        }
-        Workload::Serve(serve) => {
-            let memory = serve::memory(job, serve, convention, plan);
-            (memory, Time::Serve(serve::service(job, serve, convention, plan)))
-        }
-    };
-    Estimate { memory, time }
+    Estimate { memory: memory(job, convention, plan), time: time(job, convention, plan) }
+}
+
+/// Time alone.
+#[must_use]
+pub fn time(job: &Job, convention: Convention, plan: &Plan) -> Time {
+    match &job.workload {
+        Workload::Train(train) => Time::Train(train::step(job, train, convention, plan)),
+        Workload::Serve(serve) => Time::Serve(serve::service(job, serve, convention, plan)),
+    }
 }
 
 /// Memory alone, which is cheaper than [`estimate`].
@@ -146,25 +145,34 @@ pub fn stages(job: &Job, convention: Convention, plan: &Plan) -> Vec<MemoryLedge
 #[must_use]
 pub fn verdict(job: &Job, estimate: &Estimate) -> Vec<Rejection> {
     let mut out = Vec::new();
+    judge(job, estimate, &mut out);
+    out
+}
+
+/// The same into a sink: all of them, or the first alone without allocating.
+pub fn judge(job: &Job, estimate: &Estimate, out: &mut impl Sink) {
     let memory = &estimate.memory;
-    if !memory.fits() {
-        out.push(memory_rejection(memory));
+    if !memory.fits() && !out.refuse(memory_rejection(memory)) {
+        return;
     }
     if let (Some(service), Some(serve)) = (estimate.service(), job.serve()) {
         let request = f64::from(serve.isl) + f64::from(serve.osl);
         if memory.fits() && service.kv_tokens_per_replica < request {
-            out.push(Rejection { rule: Rule::KvCapacity, need: request, have: service.kv_tokens_per_replica });
+            let have = service.kv_tokens_per_replica;
+            if !out.refuse(Rejection { rule: Rule::KvCapacity, need: request, have }) {
+                return;
+            }
         }
         for (rule, target, got) in [(Rule::Ttft, serve.ttft, service.ttft_s), (Rule::Tpot, serve.tpot, service.tpot_s)]
         {
             if let Some(target) = target
                 && got > target.get()
+                && !out.refuse(Rejection { rule, need: got, have: target.get() })
             {
-                out.push(Rejection { rule, need: got, have: target.get() });
+                return;
             }
         }
     }
-    out
 }
 
 /// A written plan, judged: by the rules, and by what it costs when its grids exist.

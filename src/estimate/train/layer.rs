@@ -141,7 +141,7 @@ const TP_IN_STEP: f64 = 1.1;
 pub(crate) struct Pricing<'a> {
     pub(super) job: &'a Job,
     pub(super) train: &'a Train,
-    pub(super) plan: &'a Plan,
+    pub(super) plan: Plan,
     pub(super) groups: Groups,
     gemm: Engine,
     plain: Engine,
@@ -153,14 +153,14 @@ pub(crate) struct Pricing<'a> {
 }
 
 impl<'a> Pricing<'a> {
-    pub(crate) fn new(job: &'a Job, train: &'a Train, convention: Convention, plan: &'a Plan) -> Self {
+    pub(crate) fn new(job: &'a Job, train: &'a Train, convention: Convention, plan: &Plan) -> Self {
         let gpu = &job.cluster.gpu;
         let kind = train.precision.gemm();
         let narrow = kind != GemmKind::Bf16;
         Self {
             job,
             train,
-            plan,
+            plan: *plan,
             groups: Groups::new(&job.cluster, convention, &plan.mesh, 1),
             gemm: Engine::new(gpu, kind),
             plain: Engine::new(gpu, GemmKind::Bf16),
@@ -183,12 +183,9 @@ impl<'a> Pricing<'a> {
         self.plain.gemm(rows, n, k, 1.0, 2.0) / sustained(&self.job.cluster.gpu)
     }
 
-    /// The same mesh with other knobs.
-    pub(crate) fn with<'b>(self, plan: &'b Plan) -> Pricing<'b>
-    where
-        'a: 'b,
-    {
-        Pricing { plan, ..self }
+    /// Turns to a plan of the same mesh.
+    pub(crate) const fn aim(&mut self, plan: &Plan) {
+        self.plan = *plan;
     }
 
     /// Layers of every kind.
@@ -220,8 +217,8 @@ impl<'a> Pricing<'a> {
         let block = &model.blocks()[kind];
         let mesh = &self.plan.mesh;
         let gpu = &self.job.cluster.gpu;
-        let t = tokens(self.train, self.plan);
-        let r = sp_degree(self.plan);
+        let t = tokens(self.train, &self.plan);
+        let r = sp_degree(&self.plan);
         let seq = f64::from(self.train.seq_len);
         let balance = self.train.moe_balance;
         let mut time = LayerTime::default();
@@ -311,7 +308,7 @@ impl<'a> Pricing<'a> {
         match self.job.model.spec().norm {
             Norm::Rms if !self.fused => {
                 let h = f64::from(self.job.model.spec().hidden);
-                UNFUSED_NORM * f64::from(block.norms) * h / sp_degree(self.plan)
+                UNFUSED_NORM * f64::from(block.norms) * h / sp_degree(&self.plan)
             }
             Norm::Rms | Norm::Layer => 0.0,
         }
@@ -349,7 +346,7 @@ impl<'a> Pricing<'a> {
         let hidden = f64::from(self.job.model.spec().hidden);
         let balance = self.train.moe_balance;
         let placed = self.groups.ep;
-        let sent = 2.0 * f64::from(moe.top_k) * (t / sp_degree(self.plan)) * hidden * balance;
+        let sent = 2.0 * f64::from(moe.top_k) * (t / sp_degree(&self.plan)) * hidden * balance;
         // Every copy of a token travels: the plain all-to-all that the launch files start, not DeepEP's one copy a node.
         let exchange = self.collective(placed, Collective::AllToAll, sent);
         let gathered = 2.0 * t * ops::routed_rows(moe.top_k, mesh) * hidden * balance;

@@ -70,14 +70,14 @@ struct KindBytes {
 
 /// A plan with everything priced that its stages share: plans are compared by the million.
 ///
-/// What blocks hold (`kinds`) follows from the mesh and from recomputation alone, so [`Priced::with`] takes it over to plans that
-/// differ in nothing else.
+/// What blocks hold (`kinds`) follows from the mesh and from recomputation alone, so [`Priced::aim`] takes it over to plans that
+/// differ in other knobs.
 #[derive(Debug, Clone)]
 pub(crate) struct Priced<'a> {
     job: &'a Job,
     train: &'a Train,
     convention: Convention,
-    plan: &'a Plan,
+    plan: Plan,
     stack: Stack,
     micro: u32,
     kinds: [KindBytes; MOST_KINDS],
@@ -95,7 +95,7 @@ pub fn stage_memory(job: &Job, train: &Train, convention: Convention, plan: &Pla
 }
 
 impl<'a> Priced<'a> {
-    pub(crate) fn new(job: &'a Job, train: &'a Train, convention: Convention, plan: &'a Plan) -> Self {
+    pub(crate) fn new(job: &'a Job, train: &'a Train, convention: Convention, plan: &Plan) -> Self {
         let (model, mesh, knobs) = (&job.model, &plan.mesh, &plan.knobs);
         let micro = micro_batches(train, plan);
         let stack = Stack::of(job, train.precision, convention, knobs).piped(mesh.pp(), micro);
@@ -110,23 +110,20 @@ impl<'a> Priced<'a> {
             kind.stays = stays;
             kind.working = ops::transient(model, block, mesh, train.moe_balance, &stack) + back;
         }
-        Self { job, train, convention, plan, stack, micro, kinds, buffers: Cell::new(None) }
+        Self { job, train, convention, plan: *plan, stack, micro, kinds, buffers: Cell::new(None) }
     }
 
-    /// The same blocks in a plan that differs from this one in micro-batch, interleaving, ZeRO, schedule or offload only.
-    pub(crate) fn with<'b>(&self, plan: &'b Plan) -> Priced<'b>
-    where
-        'a: 'b,
-    {
-        let Self { job, train, convention, .. } = *self;
-        let micro = micro_batches(train, plan);
-        let stack = Stack::of(job, train.precision, convention, &plan.knobs).piped(plan.mesh.pp(), micro);
-        Priced { plan, micro, stack, ..self.clone() }
+    /// Turns to a plan that differs in micro-batch, interleaving, ZeRO, schedule or offload only.
+    pub(crate) fn aim(&mut self, plan: &Plan) {
+        self.plan = *plan;
+        self.micro = micro_batches(self.train, plan);
+        let stack = Stack::of(self.job, self.train.precision, self.convention, &plan.knobs);
+        self.stack = stack.piped(plan.mesh.pp(), self.micro);
     }
 
     /// Where the layers of a stage lie.
     fn span(&self, stage: u32) -> StageSpan {
-        StageSpan::of(self.convention, &self.job.model, self.plan, stage)
+        StageSpan::of(self.convention, &self.job.model, &self.plan, stage)
     }
 
     /// The sorts of stages there are.
@@ -147,7 +144,7 @@ impl<'a> Priced<'a> {
         ledger
     }
 
-    /// A floor of a stage's memory: all but what the allocator cannot use, whatever moves.
+    /// What a stage holds through a step: with [`Priced::moving_floor`] a floor of its memory, the allocator's own part aside.
     pub(crate) fn held_floor(&self, at: &Alike) -> f64 {
         let mut ledger = MemoryLedger::EMPTY;
         self.add_held(at, &mut ledger);
@@ -161,9 +158,14 @@ impl<'a> Priced<'a> {
         ledger.total()
     }
 
+    /// The most that a stage whose two floors add up to `floor` needs.
+    pub(crate) fn ceiling(&self, floor: f64) -> f64 {
+        floor * (1.0 + mem::FRAGMENTATION + self.stack.fragmented_states) + mem::FRAGMENTATION * self.stream()
+    }
+
     /// Elements of the residual stream of one micro-batch.
     fn stream(&self) -> f64 {
-        tokens(self.train, self.plan) * f64::from(self.job.model.spec().hidden)
+        tokens(self.train, &self.plan) * f64::from(self.job.model.spec().hidden)
     }
 
     /// What a stage holds from the first step to the last: independent of micro-batch and recomputation.
@@ -203,7 +205,7 @@ impl<'a> Priced<'a> {
 
     /// What comes and goes with micro-batches: independent of ZeRO and offload.
     fn add_moving(&self, at: &Alike, ledger: &mut MemoryLedger) {
-        let Self { job, train, plan, stack, .. } = *self;
+        let Self { job, train, plan, stack, .. } = self;
         let (model, mesh, knobs) = (&job.model, &plan.mesh, &plan.knobs);
         let t = tokens(train, plan);
         let h = f64::from(model.spec().hidden);

@@ -13,7 +13,7 @@ use crate::estimate::Cut;
 use crate::job::{Job, Train};
 use crate::mesh::{Convention, Mesh};
 use crate::model::Model;
-use crate::plan::{Knobs, Plan, Toggle};
+use crate::plan::{Knobs, Plan, Schedule, Toggle};
 use crate::units::Seconds;
 
 /// Where a step's time goes.
@@ -87,7 +87,7 @@ pub fn step(job: &Job, train: &Train, convention: Convention, plan: &Plan) -> St
 /// One optimiser step of layers that were priced before: they follow from the mesh, the micro-batch and recomputation alone, the
 /// cut from PP and interleaving, so that plans that differ in nothing else share them.
 pub(crate) fn step_of(pricing: &Pricing<'_>, kinds: &Layers, cut: &Cut) -> Step {
-    let Pricing { job, train, plan, .. } = *pricing;
+    let Pricing { job, train, ref plan, .. } = *pricing;
     let model = &job.model;
     let mesh = &plan.mesh;
     let knobs = &plan.knobs;
@@ -160,6 +160,24 @@ pub(crate) fn step_of(pricing: &Pricing<'_>, kinds: &Layers, cut: &Cut) -> Step 
     ledger.add(TimeTerm::DpExposed, data_parallel(pricing, params, &time, n));
     ledger.add(TimeTerm::Optimizer, optimizer(gpu.hbm.get(), train, knobs, mesh, params));
     Step { ledger, slowest_stage: slowest_at.stage }
+}
+
+/// A floor of [`step_of`], whatever the cut: the slowest of `pp` stages works at least as long as their mean, and a pipeline fills
+/// and drains. Heads, hops, data parallelism and the optimizer only add to it.
+pub(crate) fn step_floor(pricing: &Pricing<'_>, kinds: &Layers) -> f64 {
+    let Pricing { job, train, ref plan, .. } = *pricing;
+    let model = &job.model;
+    let all: f64 = (0..model.blocks().len())
+        .map(|kind| f64::from(model.count(kind, 0, model.layers())) * kinds[kind].busy())
+        .sum();
+    let mean = all / f64::from(plan.mesh.pp());
+    let fill = match plan.knobs.schedule {
+        Schedule::OneFOneB => (all - mean) / f64::from(plan.knobs.vpp.max(1)),
+        Schedule::Gpipe => all - mean,
+        // These fill their bubble with other work, up to all of it.
+        Schedule::ZbH1 | Schedule::DualPipe => 0.0,
+    };
+    f64::from(micro_batches(train, plan)) * mean + fill
 }
 
 /// Gradient reduction and parameter gather that nothing hides.
