@@ -74,20 +74,27 @@ impl SpaceOptions {
 }
 
 /// One mesh and the lists of knobs that go with it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct MeshBlock {
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct MeshBlock<'a> {
     /// The degrees.
     pub mesh: Mesh,
-    base: Knobs,
-    micro_batches: Vec<u32>,
-    vpps: Vec<u32>,
-    recomputes: Vec<Recompute>,
-    zeros: Vec<u8>,
-    schedules: Vec<Schedule>,
-    offloads: Vec<u8>,
+    /// Knobs that no plan of the block varies.
+    pub base: Knobs,
+    /// Micro-batches.
+    pub micro_batches: &'a [u32],
+    /// Virtual chunks.
+    pub vpps: &'a [u32],
+    /// Recomputation.
+    pub recomputes: &'a [Recompute],
+    /// ZeRO stages.
+    pub zeros: &'a [u8],
+    /// Schedules.
+    pub schedules: &'a [Schedule],
+    /// Percent of the optimizer in host memory.
+    pub offloads: &'a [u8],
 }
 
-impl MeshBlock {
+impl MeshBlock<'_> {
     /// How many plans it holds.
     #[must_use]
     pub fn len(&self) -> u64 {
@@ -125,8 +132,13 @@ impl MeshBlock {
         let recompute = self.recomputes[pick(self.recomputes.len())];
         let vpp = self.vpps[pick(self.vpps.len())];
         let micro_batch = self.micro_batches[pick(self.micro_batches.len())];
-        let knobs = Knobs { micro_batch, vpp, recompute, zero, schedule, optimizer_offload, ..self.base };
-        let ends = if vpp > 1 { (0, 0) } else { (self.base.first_stage_layers, self.base.last_stage_layers) };
+        self.plan(Knobs { micro_batch, vpp, recompute, zero, schedule, optimizer_offload, ..self.base })
+    }
+
+    /// The plan of these knobs: interleaved stages are all alike, so their ends are not set apart.
+    #[must_use]
+    pub fn plan(&self, knobs: Knobs) -> Plan {
+        let ends = if knobs.vpp > 1 { (0, 0) } else { (self.base.first_stage_layers, self.base.last_stage_layers) };
         Plan { mesh: self.mesh, knobs: Knobs { first_stage_layers: ends.0, last_stage_layers: ends.1, ..knobs } }
     }
 
@@ -137,14 +149,14 @@ impl MeshBlock {
     }
 }
 
-/// All plans of a job.
+/// All plans of a job, numbered. It holds the meshes; their plans are made when they are asked for.
 #[derive(Debug, Clone)]
 pub struct Space {
-    /// Meshes with their knobs, in order.
-    pub blocks: Vec<MeshBlock>,
     /// Divisor products of the budget over TP, EP, PP, DP, before any rule or pin.
     pub factorisations: u64,
+    meshes: Vec<(Mesh, u32)>,
     starts: Vec<u64>,
+    knobs: KnobLists,
 }
 
 impl Space {
@@ -153,20 +165,23 @@ impl Space {
     pub fn new(job: &Job, options: &SpaceOptions) -> Self {
         let world = job.gpus();
         let least = if options.use_fewer { world.div_ceil(2) } else { world };
-        let mut blocks: Vec<MeshBlock> = Vec::new();
+        let mut all: Vec<(Mesh, u32)> = Vec::new();
         for gpus in counts(world, least, job.cluster.gpus_per_node) {
-            let mut meshes = meshes(job, options, gpus);
-            meshes.sort_unstable();
-            meshes.dedup();
-            blocks.extend(meshes.into_iter().map(|(mesh, replicas)| block(job, options, mesh, replicas)));
+            let from = all.len();
+            meshes(job, options, gpus, &mut all);
+            all[from..].sort_unstable();
         }
-        let mut starts = vec![0];
+        // Counts of GPUs do not share meshes, so equal ones are neighbours.
+        all.dedup();
+        let knobs = KnobLists::new(job, options, &all);
+        let mut starts = Vec::with_capacity(all.len() + 1);
         let mut sum = 0;
-        for block in &blocks {
-            sum += block.len();
+        starts.push(0);
+        for (mesh, replicas) in &all {
+            sum += knobs.block(*mesh, *replicas).len();
             starts.push(sum);
         }
-        Self { blocks, factorisations: products(u64::from(world), 4), starts }
+        Self { factorisations: products(u64::from(world), 4), meshes: all, starts, knobs }
     }
 
     /// How many plans there are.
@@ -181,6 +196,22 @@ impl Space {
         self.len() == 0
     }
 
+    /// How many blocks there are: one a mesh.
+    #[must_use]
+    pub fn blocks(&self) -> usize {
+        self.meshes.len()
+    }
+
+    /// The `i`-th block.
+    ///
+    /// # Panics
+    /// When `i` is not below [`Space::blocks`].
+    #[must_use]
+    pub fn block(&self, i: usize) -> MeshBlock<'_> {
+        let (mesh, replicas) = self.meshes[i];
+        self.knobs.block(mesh, replicas)
+    }
+
     /// The `i`-th plan.
     ///
     /// # Panics
@@ -188,7 +219,7 @@ impl Space {
     #[must_use]
     pub fn get(&self, i: u64) -> Plan {
         let at = self.starts.partition_point(|start| *start <= i) - 1;
-        self.blocks[at].get(i - self.starts[at])
+        self.block(at).get(i - self.starts[at])
     }
 }
 
@@ -234,12 +265,11 @@ fn allowed(list: &[u32], value: u32) -> bool {
 }
 
 /// Every mesh of `gpus` GPUs, with its serving replicas.
-fn meshes(job: &Job, options: &SpaceOptions, gpus: u32) -> Vec<(Mesh, u32)> {
+fn meshes(job: &Job, options: &SpaceOptions, gpus: u32, out: &mut Vec<(Mesh, u32)>) {
     let b = &options.bounds;
-    let d = |n: u32| divisors(u64::from(n)).into_iter().map(|v| v as u32).collect::<Vec<u32>>();
+    let d = narrow_divisors;
     let moe = job.model.moe().is_some();
     let serving = job.serve().is_some();
-    let mut out = Vec::new();
     let mut keep = |mesh: Option<Mesh>, replicas: u32, dp: u32| {
         if let Some(mesh) = mesh
             && allowed(&b.tp, mesh.tp())
@@ -344,91 +374,151 @@ fn meshes(job: &Job, options: &SpaceOptions, gpus: u32) -> Vec<(Mesh, u32)> {
             }
         }
     }
-    out
+}
+
+fn narrow_divisors(n: u32) -> Vec<u32> {
+    divisors(u64::from(n)).into_iter().map(|v| v as u32).collect()
 }
 
 fn gcd(a: u32, b: u32) -> u32 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-fn block(job: &Job, options: &SpaceOptions, mesh: Mesh, replicas: u32) -> MeshBlock {
-    let b = &options.bounds;
-    let framework = options.framework;
-    let fused_kernels = framework.map_or(Toggle::Default, Framework::kernels);
-    let mut base = Knobs { replicas, sequence_parallel: mesh.tp() > 1, fused_kernels, ..Knobs::default() };
-    let Workload::Train(train) = &job.workload else {
-        return MeshBlock {
-            mesh,
-            base,
-            micro_batches: vec![1],
-            vpps: vec![1],
+/// The lists of knobs that blocks pick from: few, whatever the number of meshes.
+#[derive(Debug, Clone)]
+struct KnobLists {
+    framework: Option<Framework>,
+    layers: u32,
+    training: bool,
+    fused_kernels: Toggle,
+    /// By data parallel degree of attention, ascending.
+    micro_batches: Vec<(u32, Vec<u32>)>,
+    /// By PP, ascending.
+    vpps: Vec<(u32, Vec<u32>)>,
+    recomputes: Vec<Recompute>,
+    zeros: Vec<u8>,
+    schedules: Vec<Schedule>,
+    offloads: Vec<u8>,
+}
+
+impl KnobLists {
+    fn new(job: &Job, options: &SpaceOptions, meshes: &[(Mesh, u32)]) -> Self {
+        let b = &options.bounds;
+        let framework = options.framework;
+        let layers = job.model.layers();
+        let mut lists = Self {
+            framework,
+            layers,
+            training: false,
+            fused_kernels: framework.map_or(Toggle::Default, Framework::kernels),
+            micro_batches: Vec::new(),
+            vpps: Vec::new(),
             recomputes: vec![Recompute::None],
             zeros: vec![1],
             schedules: vec![Schedule::OneFOneB],
             offloads: vec![0],
         };
-    };
-    let layers = job.model.layers();
-    if matches!(framework, Some(Framework::Megatron | Framework::Bridge))
-        && let Some((first, last)) = uneven_ends(layers, mesh.pp())
-    {
-        (base.first_stage_layers, base.last_stage_layers) = (first, last);
-    }
-    let own_or = |list: &[u32], default: Vec<u32>| if list.is_empty() { default } else { list.to_vec() };
-    let per_rank = train.global_batch / mesh.dp_attention().max(1);
-    let splits = train.global_batch.is_multiple_of(mesh.dp_attention());
-    let batches = if splits && per_rank > 0 {
-        divisors(u64::from(per_rank)).into_iter().map(|v| v as u32).collect()
-    } else {
-        vec![1]
-    };
-    let interleaves = matches!(framework, None | Some(Framework::Megatron | Framework::Bridge));
-    let chunks = if mesh.pp() > 1 && layers.is_multiple_of(mesh.pp()) && interleaves {
-        divisors(u64::from(layers / mesh.pp())).into_iter().map(|v| v as u32).collect()
-    } else {
-        vec![1]
-    };
-    let latent = if job.model.is_mla() { 1 << Module::MlaUpProj as u8 } else { 0 };
-    let light = 1 << Module::CoreAttn as u8 | 1 << Module::MlpAct as u8 | 1 << Module::Layernorm as u8 | latent;
-    let recomputes = if b.recompute.is_empty() {
-        match framework {
-            // These know whole layers, or their own fixed selection, and no list of modules.
-            Some(Framework::Torchtitan) => vec![Recompute::None, Recompute::SELECTIVE, Recompute::Full],
-            Some(Framework::Deepspeed) => vec![Recompute::None, Recompute::Full],
-            None
-            | Some(Framework::Megatron | Framework::Bridge | Framework::Vllm | Framework::Sglang | Framework::Trtllm) =>
-            {
-                vec![Recompute::None, Recompute::SELECTIVE, Recompute::Modules(light), Recompute::Full]
-            }
+        let Workload::Train(train) = &job.workload else { return lists };
+        lists.training = true;
+        lists.micro_batches = by_degree(meshes, &b.micro_batch, Mesh::dp_attention, |dp| {
+            let whole = train.global_batch.is_multiple_of(dp) && train.global_batch >= dp;
+            if whole { narrow_divisors(train.global_batch / dp) } else { vec![1] }
+        });
+        let interleaves = matches!(framework, None | Some(Framework::Megatron | Framework::Bridge));
+        lists.vpps = by_degree(meshes, &b.vpp, Mesh::pp, |pp| {
+            let cuts = pp > 1 && layers.is_multiple_of(pp) && interleaves;
+            if cuts { narrow_divisors(layers / pp) } else { vec![1] }
+        });
+        lists.recomputes = if b.recompute.is_empty() { recomputes(job, framework) } else { b.recompute.clone() };
+        lists.zeros.clone_from(&b.zero);
+        if !b.schedule.is_empty() {
+            lists.schedules.clone_from(&b.schedule);
         }
-    } else {
-        b.recompute.clone()
-    };
-    let zeros = if b.zero.is_empty() {
+        if !b.optimizer_offload.is_empty() {
+            lists.offloads.clone_from(&b.optimizer_offload);
+        }
+        lists
+    }
+
+    fn block(&self, mesh: Mesh, replicas: u32) -> MeshBlock<'_> {
+        let mut base = Knobs {
+            replicas,
+            sequence_parallel: mesh.tp() > 1,
+            fused_kernels: self.fused_kernels,
+            ..Knobs::default()
+        };
+        if self.training
+            && matches!(self.framework, Some(Framework::Megatron | Framework::Bridge))
+            && let Some((first, last)) = uneven_ends(self.layers, mesh.pp())
+        {
+            (base.first_stage_layers, base.last_stage_layers) = (first, last);
+        }
+        MeshBlock {
+            mesh,
+            base,
+            micro_batches: of_degree(&self.micro_batches, mesh.dp_attention()),
+            vpps: of_degree(&self.vpps, mesh.pp()),
+            recomputes: &self.recomputes,
+            zeros: self.zeros(&mesh),
+            schedules: &self.schedules,
+            offloads: &self.offloads,
+        }
+    }
+
+    /// ZeRO stages of a mesh: what the user named, or what the framework knows.
+    fn zeros(&self, mesh: &Mesh) -> &[u8] {
+        if !self.training {
+            return &[1];
+        }
+        if !self.zeros.is_empty() {
+            return &self.zeros;
+        }
         // With nothing to shard over, every stage is the same plan.
         let shards = mesh.dp_attention() * mesh.cp() * mesh.edp();
-        match framework {
-            _ if shards == 1 => vec![1],
+        match self.framework {
+            _ if shards == 1 => &[1],
             // Sharded gradients would be reduced at every micro-batch of a pipeline: nobody offers ZeRO-2 with one.
-            None if mesh.pp() > 1 => vec![0, 1, 3],
-            Some(Framework::Deepspeed) if mesh.pp() > 1 => vec![0, 1],
-            None | Some(Framework::Deepspeed) => vec![0, 1, 2, 3],
-            Some(Framework::Megatron | Framework::Bridge) => vec![0, 1],
-            Some(Framework::Torchtitan) => vec![3],
-            Some(Framework::Vllm | Framework::Sglang | Framework::Trtllm) => vec![1],
+            None if mesh.pp() > 1 => &[0, 1, 3],
+            Some(Framework::Deepspeed) if mesh.pp() > 1 => &[0, 1],
+            None | Some(Framework::Deepspeed) => &[0, 1, 2, 3],
+            Some(Framework::Megatron | Framework::Bridge) => &[0, 1],
+            Some(Framework::Torchtitan) => &[3],
+            Some(Framework::Vllm | Framework::Sglang | Framework::Trtllm) => &[1],
         }
-    } else {
-        b.zero.clone()
-    };
-    MeshBlock {
-        mesh,
-        base,
-        micro_batches: own_or(&b.micro_batch, batches),
-        vpps: own_or(&b.vpp, chunks),
-        recomputes,
-        zeros,
-        schedules: if b.schedule.is_empty() { vec![Schedule::OneFOneB] } else { b.schedule.clone() },
-        offloads: if b.optimizer_offload.is_empty() { vec![0] } else { b.optimizer_offload.clone() },
+    }
+}
+
+/// One list for every value of a degree that the meshes have, or the user's own list for all.
+fn by_degree(
+    meshes: &[(Mesh, u32)],
+    own: &[u32],
+    degree: fn(&Mesh) -> u32,
+    list: impl Fn(u32) -> Vec<u32>,
+) -> Vec<(u32, Vec<u32>)> {
+    let mut degrees: Vec<u32> = meshes.iter().map(|(mesh, _)| degree(mesh)).collect();
+    degrees.sort_unstable();
+    degrees.dedup();
+    degrees.into_iter().map(|d| (d, if own.is_empty() { list(d) } else { own.to_vec() })).collect()
+}
+
+fn of_degree(lists: &[(u32, Vec<u32>)], degree: u32) -> &[u32] {
+    match lists.binary_search_by_key(&degree, |(d, _)| *d) {
+        Ok(at) => &lists[at].1,
+        Err(_) => &[1],
+    }
+}
+
+/// What the framework can recompute, from nothing to everything.
+fn recomputes(job: &Job, framework: Option<Framework>) -> Vec<Recompute> {
+    let latent = if job.model.is_mla() { 1 << Module::MlaUpProj as u8 } else { 0 };
+    let light = 1 << Module::CoreAttn as u8 | 1 << Module::MlpAct as u8 | 1 << Module::Layernorm as u8 | latent;
+    match framework {
+        // These know whole layers, or their own fixed selection, and no list of modules.
+        Some(Framework::Torchtitan) => vec![Recompute::None, Recompute::SELECTIVE, Recompute::Full],
+        Some(Framework::Deepspeed) => vec![Recompute::None, Recompute::Full],
+        None | Some(Framework::Megatron | Framework::Bridge | Framework::Vllm | Framework::Sglang | Framework::Trtllm) => {
+            vec![Recompute::None, Recompute::SELECTIVE, Recompute::Modules(light), Recompute::Full]
+        }
     }
 }
 

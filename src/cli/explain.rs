@@ -100,7 +100,7 @@ pub(super) fn run(args: &ExplainArgs) -> Result<Verdict> {
 /// How many meshes beat a plan by throughput, of how many that fit, and the best.
 fn standing(read: &ReadJob, plan: &Plan) -> (usize, usize, String) {
     let space = SpaceOptions { framework: read.framework, ..SpaceOptions::default() };
-    let options = SearchOptions { objective: Objective::Throughput, top: 100_000, variants: 1 };
+    let options = SearchOptions { objective: Objective::Throughput, top: 100_000, ..SearchOptions::default() };
     let watch = Watch { stop: &AtomicBool::new(false), progress: &|_| {} };
     let outcome = search(&read.job, &space, &options, &watch);
     let estimate = crate::estimate::estimate(&read.job, read.convention, plan);

@@ -31,6 +31,9 @@ pub(super) struct PlanArgs {
     /// How many variants (micro-batch, recompute, ...) of one mesh may be among them.
     #[arg(long, default_value_t = 1)]
     variants: usize,
+    /// Price every plan in full, also those that cannot matter: the same answer, later.
+    #[arg(long)]
+    exhaustive: bool,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -44,7 +47,7 @@ pub(super) fn run(args: &PlanArgs) -> Result<Verdict> {
         return Err(super::flag_error("--top", &args.top.to_string(), "1 to 100000"));
     }
     let space = args.space.options(&read)?;
-    let options = SearchOptions { objective, top: args.top, variants: args.variants.max(1) };
+    let options = SearchOptions { objective, top: args.top, variants: args.variants.max(1), exhaustive: args.exhaustive };
     let quiet = args.output.quiet;
     note_assumptions(quiet, &read);
     let watched = Watched::new(!quiet && !args.output.no_progress && out::stderr_is_terminal());
@@ -70,7 +73,7 @@ pub(super) fn run(args: &PlanArgs) -> Result<Verdict> {
         Format::Html => export::html::page(&ranking),
     };
     out::write(args.output.output.as_deref(), &rendered)?;
-    if outcome.stop == StopReason::Stopped {
+    if outcome.stop != StopReason::Exhausted {
         let share = outcome.covered as f64 / outcome.plans.max(1) as f64 * 100.0;
         out::note(quiet, &format!("stopped early: the best of the {share:.1}% of plans that were covered"));
     }

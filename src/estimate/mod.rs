@@ -1,8 +1,11 @@
 //! What a plan costs: memory first, then time.
 
+mod cut;
 pub mod serve;
 pub mod traffic;
 pub mod train;
+
+pub(crate) use cut::{Alike, Cut};
 
 use crate::cluster::Basis;
 use crate::cost::{MemoryLedger, MemoryTerm, Term};
@@ -11,7 +14,7 @@ use crate::job::{Job, Workload};
 use crate::mesh::Convention;
 use crate::model::Model;
 use crate::plan::{Draft, Plan, Toggle};
-use crate::rules::{self, Rejection, Resolution, Rule};
+use crate::rules::{self, Rejection, Resolution, Rule, Sink};
 use crate::units::Bytes;
 
 /// Share of the memory above which a fit is called tight.
@@ -107,17 +110,16 @@ impl Estimate {
 /// Prices a plan: memory of every stage, and time. Never fails: whether it fits is for [`verdict`] to say.
 #[must_use]
 pub fn estimate(job: &Job, convention: Convention, plan: &Plan) -> Estimate {
-    let (memory, time) = match &job.workload {
-        Workload::Train(train) => {
-            let memory = train::memory(job, train, convention, plan);
-            (memory, Time::Train(train::step(job, train, convention, plan)))
-        }
-        Workload::Serve(serve) => {
-            let memory = serve::memory(job, serve, convention, plan);
-            (memory, Time::Serve(serve::service(job, serve, convention, plan)))
-        }
-    };
-    Estimate { memory, time }
+    Estimate { memory: memory(job, convention, plan), time: time(job, convention, plan) }
+}
+
+/// Time alone.
+#[must_use]
+pub fn time(job: &Job, convention: Convention, plan: &Plan) -> Time {
+    match &job.workload {
+        Workload::Train(train) => Time::Train(train::step(job, train, convention, plan)),
+        Workload::Serve(serve) => Time::Serve(serve::service(job, serve, convention, plan)),
+    }
 }
 
 /// Memory alone, which is cheaper than [`estimate`].
@@ -143,25 +145,34 @@ pub fn stages(job: &Job, convention: Convention, plan: &Plan) -> Vec<MemoryLedge
 #[must_use]
 pub fn verdict(job: &Job, estimate: &Estimate) -> Vec<Rejection> {
     let mut out = Vec::new();
+    judge(job, estimate, &mut out);
+    out
+}
+
+/// The same into a sink: all of them, or the first alone without allocating.
+pub fn judge(job: &Job, estimate: &Estimate, out: &mut impl Sink) {
     let memory = &estimate.memory;
-    if !memory.fits() {
-        out.push(memory_rejection(memory));
+    if !memory.fits() && !out.refuse(memory_rejection(memory)) {
+        return;
     }
     if let (Some(service), Some(serve)) = (estimate.service(), job.serve()) {
         let request = f64::from(serve.isl) + f64::from(serve.osl);
         if memory.fits() && service.kv_tokens_per_replica < request {
-            out.push(Rejection { rule: Rule::KvCapacity, need: request, have: service.kv_tokens_per_replica });
+            let have = service.kv_tokens_per_replica;
+            if !out.refuse(Rejection { rule: Rule::KvCapacity, need: request, have }) {
+                return;
+            }
         }
         for (rule, target, got) in [(Rule::Ttft, serve.ttft, service.ttft_s), (Rule::Tpot, serve.tpot, service.tpot_s)]
         {
             if let Some(target) = target
                 && got > target.get()
+                && !out.refuse(Rejection { rule, need: got, have: target.get() })
             {
-                out.push(Rejection { rule, need: got, have: target.get() });
+                return;
             }
         }
     }
-    out
 }
 
 /// A written plan, judged: by the rules, and by what it costs when its grids exist.
@@ -275,16 +286,15 @@ impl StageSpan {
     }
 }
 
-/// The memory of the stage that needs most.
-pub(crate) fn worst(pp: u32, capacity: Bytes, stage: impl Fn(u32) -> MemoryLedger) -> Memory {
-    let mut worst = Memory { ledger: stage(0), worst_stage: 0, capacity };
-    let mut most = worst.ledger.total();
-    for i in 1..pp {
-        let ledger = stage(i);
+/// The memory of the stage that needs most, the first of equals.
+pub(crate) fn worst(capacity: Bytes, stages: impl Iterator<Item = (u32, MemoryLedger)>) -> Memory {
+    let mut worst = Memory { ledger: MemoryLedger::EMPTY, worst_stage: 0, capacity };
+    let mut most = f64::NEG_INFINITY;
+    for (worst_stage, ledger) in stages {
         let total = ledger.total();
         if total > most {
             most = total;
-            worst = Memory { ledger, worst_stage: i, capacity };
+            worst = Memory { ledger, worst_stage, capacity };
         }
     }
     worst

@@ -122,7 +122,7 @@ fn sglang_static(gpu: &Gpu, plan: &Plan) -> f64 {
 #[must_use]
 pub fn memory(job: &Job, serve: &Serve, convention: Convention, plan: &Plan) -> Memory {
     let capacity = Budget::of(job, serve, convention, plan).capacity(&job.cluster.gpu);
-    worst(plan.mesh.pp(), capacity, |i| stage_memory(job, serve, convention, plan, i))
+    worst(capacity, (0..plan.mesh.pp()).map(|i| (i, stage_memory(job, serve, convention, plan, i))))
 }
 
 /// Bytes of KV cache and state that one request of `context` tokens takes on a rank of a stage.

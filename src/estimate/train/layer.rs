@@ -8,12 +8,12 @@ use crate::cost::ops::{self, Part};
 use crate::framework::{GroupKind, group};
 use crate::job::{Job, Train};
 use crate::mesh::{Convention, Mesh};
-use crate::model::{Block, Mixer, Norm};
+use crate::model::{Block, MOST_KINDS, Mixer, Norm};
 use crate::plan::{Module, Plan, Recompute};
 
 /// Seconds of one layer and one micro-batch on one rank.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub(super) struct LayerTime {
+pub(crate) struct LayerTime {
     pub(super) forward: f64,
     pub(super) backward: f64,
     pub(super) recompute: f64,
@@ -46,6 +46,22 @@ impl LayerTime {
         out.add(self, by);
         out
     }
+}
+
+/// Layers of every kind, under one way of recomputing.
+pub(crate) type Layers = [LayerTime; MOST_KINDS];
+
+/// One layer before anything is recomputed, and what recomputing would repeat.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Bare {
+    time: LayerTime,
+    up_projection: f64,
+    dense: f64,
+    experts: f64,
+    core: f64,
+    light: f64,
+    tp_forward: f64,
+    ep_forward: f64,
 }
 
 /// The groups of a plan on its cluster.
@@ -120,11 +136,12 @@ const HOST_BACKWARD: f64 = 3.0;
 /// Time of a TP collective between kernels over that of the same in a benchmark loop.
 const TP_IN_STEP: f64 = 1.1;
 
-/// What pricing a plan's layers takes.
-pub(super) struct Pricing<'a> {
+/// What pricing a plan's layers takes. Nothing but `plan` looks at knobs beside `fused_kernels`: plans of one mesh may share it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pricing<'a> {
     pub(super) job: &'a Job,
     pub(super) train: &'a Train,
-    pub(super) plan: &'a Plan,
+    pub(super) plan: Plan,
     pub(super) groups: Groups,
     gemm: Engine,
     plain: Engine,
@@ -136,14 +153,14 @@ pub(super) struct Pricing<'a> {
 }
 
 impl<'a> Pricing<'a> {
-    pub(super) fn new(job: &'a Job, train: &'a Train, convention: Convention, plan: &'a Plan) -> Self {
+    pub(crate) fn new(job: &'a Job, train: &'a Train, convention: Convention, plan: &Plan) -> Self {
         let gpu = &job.cluster.gpu;
         let kind = train.precision.gemm();
         let narrow = kind != GemmKind::Bf16;
         Self {
             job,
             train,
-            plan,
+            plan: *plan,
             groups: Groups::new(&job.cluster, convention, &plan.mesh, 1),
             gemm: Engine::new(gpu, kind),
             plain: Engine::new(gpu, GemmKind::Bf16),
@@ -166,15 +183,42 @@ impl<'a> Pricing<'a> {
         self.plain.gemm(rows, n, k, 1.0, 2.0) / sustained(&self.job.cluster.gpu)
     }
 
-    /// One layer of a kind.
-    pub(super) fn layer(&self, kind: usize) -> LayerTime {
+    /// Turns to a plan of the same mesh.
+    pub(crate) const fn aim(&mut self, plan: &Plan) {
+        self.plan = *plan;
+    }
+
+    /// Layers of every kind.
+    pub(crate) fn layers(&self) -> Layers {
+        self.recomputed(&self.bare_layers())
+    }
+
+    /// Layers of every kind before anything is recomputed: they follow from the mesh and the micro-batch.
+    pub(crate) fn bare_layers(&self) -> [Bare; MOST_KINDS] {
+        let mut bare = [Bare::default(); MOST_KINDS];
+        for (kind, one) in bare.iter_mut().enumerate().take(self.job.model.blocks().len()) {
+            *one = self.bare(kind);
+        }
+        bare
+    }
+
+    /// Layers with what the plan recomputes.
+    pub(crate) fn recomputed(&self, bare: &[Bare; MOST_KINDS]) -> Layers {
+        let mut layers = [LayerTime::default(); MOST_KINDS];
+        for (kind, block) in self.job.model.blocks().iter().enumerate() {
+            layers[kind] = self.layer(block, bare[kind]);
+        }
+        layers
+    }
+
+    /// One layer of a kind, nothing recomputed.
+    fn bare(&self, kind: usize) -> Bare {
         let model = &self.job.model;
         let block = &model.blocks()[kind];
         let mesh = &self.plan.mesh;
-        let knobs = &self.plan.knobs;
         let gpu = &self.job.cluster.gpu;
-        let t = tokens(self.train, self.plan);
-        let r = sp_degree(self.plan);
+        let t = tokens(self.train, &self.plan);
+        let r = sp_degree(&self.plan);
         let seq = f64::from(self.train.seq_len);
         let balance = self.train.moe_balance;
         let mut time = LayerTime::default();
@@ -227,6 +271,13 @@ impl<'a> Pricing<'a> {
             let hop = self.collective(self.groups.cp, Collective::SendRecv, t * kv);
             time.cp = (hops * hop - core).max(hop) + (2.0 * hops * hop - ATTENTION_BACKWARD * core).max(hop);
         }
+        Bare { time, up_projection, dense, experts, core, light, tp_forward, ep_forward }
+    }
+
+    /// One layer with what is recomputed, as slow as the host at least.
+    fn layer(&self, block: &Block, bare: Bare) -> LayerTime {
+        let knobs = &self.plan.knobs;
+        let Bare { mut time, up_projection, dense, experts, core, light, tp_forward, ep_forward } = bare;
         time.recompute = match knobs.recompute {
             Recompute::None => 0.0,
             Recompute::Full => time.forward + tp_forward + ep_forward,
@@ -257,7 +308,7 @@ impl<'a> Pricing<'a> {
         match self.job.model.spec().norm {
             Norm::Rms if !self.fused => {
                 let h = f64::from(self.job.model.spec().hidden);
-                UNFUSED_NORM * f64::from(block.norms) * h / sp_degree(self.plan)
+                UNFUSED_NORM * f64::from(block.norms) * h / sp_degree(&self.plan)
             }
             Norm::Rms | Norm::Layer => 0.0,
         }
@@ -295,7 +346,7 @@ impl<'a> Pricing<'a> {
         let hidden = f64::from(self.job.model.spec().hidden);
         let balance = self.train.moe_balance;
         let placed = self.groups.ep;
-        let sent = 2.0 * f64::from(moe.top_k) * (t / sp_degree(self.plan)) * hidden * balance;
+        let sent = 2.0 * f64::from(moe.top_k) * (t / sp_degree(&self.plan)) * hidden * balance;
         // Every copy of a token travels: the plain all-to-all that the launch files start, not DeepEP's one copy a node.
         let exchange = self.collective(placed, Collective::AllToAll, sent);
         let gathered = 2.0 * t * ops::routed_rows(moe.top_k, mesh) * hidden * balance;

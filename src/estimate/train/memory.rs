@@ -1,12 +1,12 @@
 //! What every stage of a training run must hold.
 
-use super::{Cut, micro_batches, sp_degree, tokens};
+use super::{Split, micro_batches, sp_degree, tokens};
 use crate::cost::memory as mem;
 use crate::cost::ops;
 use crate::cost::pipeline;
 use crate::cost::stack::Stack;
 use crate::cost::{MemoryLedger, MemoryTerm};
-use crate::estimate::{Memory, StageSpan, worst};
+use crate::estimate::{Alike, Cut, Memory, StageSpan, worst};
 use crate::job::{Job, Train};
 use crate::mesh::{Convention, Mesh};
 use crate::model::{MOST_KINDS, Model};
@@ -17,22 +17,25 @@ use std::cell::Cell;
 #[must_use]
 pub fn memory(job: &Job, train: &Train, convention: Convention, plan: &Plan) -> Memory {
     let run = Priced::new(job, train, convention, plan);
-    worst(plan.mesh.pp(), job.cluster.gpu.memory, |i| run.stage(i))
+    run.worst(&run.cut())
 }
 
 /// Parameters that one rank of a stage holds.
 #[must_use]
 pub fn stage_params(job: &Job, convention: Convention, plan: &Plan, stage: u32) -> mem::RankParams {
-    let model = &job.model;
-    let mesh = &plan.mesh;
-    let span = StageSpan::of(convention, model, plan, stage);
+    let span = StageSpan::of(convention, &job.model, plan, stage);
+    rank_params(&job.model, &plan.mesh, &Alike::one(&job.model, stage, span))
+}
+
+/// Parameters that one rank of a sort of stages holds.
+pub(super) fn rank_params(model: &Model, mesh: &Mesh, at: &Alike) -> mem::RankParams {
     let mut params = mem::RankParams::default();
     for (kind, block) in model.blocks().iter().enumerate() {
         let kv = block.mixer.gqa().map(|a| a.kv_heads);
         let one = mem::block_params(&model.block_params(block), kv, mesh);
-        params.add(one, f64::from(span.count(model, kind)));
+        params.add(one, at.count(kind));
     }
-    params.dense += end_params(model, mesh, stage);
+    params.dense += end_params(model, mesh, at.stage);
     params
 }
 
@@ -59,21 +62,25 @@ fn end_params(model: &Model, mesh: &Mesh, stage: u32) -> f64 {
 #[derive(Debug, Clone, Copy, Default)]
 struct KindBytes {
     params: mem::RankParams,
-    /// Kept for the backward pass of one micro-batch.
+    /// Kept for the backward pass, per token.
     stays: f64,
-    /// Working set of its backward pass.
+    /// Working set of its backward pass, per token.
     working: f64,
 }
 
 /// A plan with everything priced that its stages share: plans are compared by the million.
-struct Priced<'a> {
+///
+/// What blocks hold (`kinds`) follows from the mesh and from recomputation alone, so [`Priced::aim`] takes it over to plans that
+/// differ in other knobs.
+#[derive(Debug, Clone)]
+pub(crate) struct Priced<'a> {
     job: &'a Job,
     train: &'a Train,
     convention: Convention,
-    plan: &'a Plan,
+    plan: Plan,
     stack: Stack,
     micro: u32,
-    cut: Cut,
+    split: Split,
     kinds: [KindBytes; MOST_KINDS],
     /// Weight-gradient buffers of the last set of kinds asked for, with and without the head: neighbours hold the same.
     buffers: Cell<Option<(u32, bool, f64)>>,
@@ -84,15 +91,15 @@ struct Priced<'a> {
 /// `static + in flight * kept + buffers + max(largest layer's working set, loss)`: the formulas are in `docs/MODEL-memory.md`.
 #[must_use]
 pub fn stage_memory(job: &Job, train: &Train, convention: Convention, plan: &Plan, stage: u32) -> MemoryLedger {
-    Priced::new(job, train, convention, plan).stage(stage)
+    let run = Priced::new(job, train, convention, plan);
+    run.stage(&Alike::one(&job.model, stage, run.span(stage)))
 }
 
 impl<'a> Priced<'a> {
-    fn new(job: &'a Job, train: &'a Train, convention: Convention, plan: &'a Plan) -> Self {
+    pub(crate) fn new(job: &'a Job, train: &'a Train, convention: Convention, plan: &Plan) -> Self {
         let (model, mesh, knobs) = (&job.model, &plan.mesh, &plan.knobs);
         let micro = micro_batches(train, plan);
         let stack = Stack::of(job, train.precision, convention, knobs).piped(mesh.pp());
-        let t = tokens(train, plan);
         let r = sp_degree(plan);
         let checkpoint = 2.0 * f64::from(model.spec().hidden) / stack.residual_cut(r);
         let mut kinds = [KindBytes::default(); MOST_KINDS];
@@ -101,62 +108,135 @@ impl<'a> Priced<'a> {
             let (stays, back) = mem::activation(&layer, checkpoint, knobs.recompute);
             let heads = block.mixer.gqa().map(|a| a.kv_heads);
             kind.params = mem::block_params(&model.block_params(block), heads, mesh);
-            kind.stays = t * stays;
-            kind.working = t * (ops::transient(model, block, mesh, train.moe_balance, &stack) + back);
+            kind.stays = stays;
+            kind.working = ops::transient(model, block, mesh, train.moe_balance, &stack) + back;
         }
-        Self { job, train, convention, plan, stack, micro, cut: Cut::of(job, convention, plan, &stack), kinds, buffers: Cell::new(None) }
+        let split = Split::of(job, convention, plan, &stack);
+        Self { job, train, convention, plan: *plan, stack, micro, split, kinds, buffers: Cell::new(None) }
     }
 
-    fn stage(&self, stage: u32) -> MemoryLedger {
-        let Self { job, train, plan, stack, .. } = *self;
-        let (model, mesh, knobs) = (&job.model, &plan.mesh, &plan.knobs);
-        let span = self.cut.span(job, self.convention, plan, stage);
+    /// Turns to a plan that differs in micro-batch, interleaving, ZeRO, schedule or offload only.
+    pub(crate) fn aim(&mut self, plan: &Plan) {
+        self.plan = *plan;
+        self.micro = micro_batches(self.train, plan);
+        let stack = Stack::of(self.job, self.train.precision, self.convention, &plan.knobs);
+        self.stack = stack.piped(plan.mesh.pp());
+        self.split = Split::of(self.job, self.convention, plan, &self.stack);
+    }
+
+    /// Where the layers of a stage lie.
+    fn span(&self, stage: u32) -> StageSpan {
+        self.split.span(self.job, self.convention, &self.plan, stage)
+    }
+
+    /// The sorts of stages there are.
+    pub(crate) fn cut(&self) -> Cut {
+        Cut::new(&self.job.model, self.plan.mesh.pp(), |stage| self.span(stage))
+    }
+
+    /// The stage that needs most. Of alike stages it is the first: it has the most micro-batches in flight.
+    pub(crate) fn worst(&self, cut: &Cut) -> Memory {
+        worst(self.job.cluster.gpu.memory, cut.sorts.iter().map(|at| (at.stage, self.stage(at))))
+    }
+
+    fn stage(&self, at: &Alike) -> MemoryLedger {
         let mut ledger = MemoryLedger::EMPTY;
-        let mut params = mem::RankParams { dense: end_params(model, mesh, stage), routed: 0.0 };
-        let (mut kept, mut working_set, mut gathered) = (0.0, 0.0_f64, 0.0_f64);
+        self.add_held(at, &mut ledger);
+        self.add_moving(at, &mut ledger);
+        add_fragmentation(&mut ledger, self.stream(), self.stack.fragmented_states);
+        ledger
+    }
+
+    /// What a stage holds through a step: with [`Priced::moving_floor`] a floor of its memory, the allocator's own part aside.
+    pub(crate) fn held_floor(&self, at: &Alike) -> f64 {
+        let mut ledger = MemoryLedger::EMPTY;
+        self.add_held(at, &mut ledger);
+        ledger.total()
+    }
+
+    /// What moves in a stage, to be added to [`Priced::held_floor`].
+    pub(crate) fn moving_floor(&self, at: &Alike) -> f64 {
+        let mut ledger = MemoryLedger::EMPTY;
+        self.add_moving(at, &mut ledger);
+        ledger.total()
+    }
+
+    /// The most that a stage whose two floors add up to `floor` needs.
+    pub(crate) fn ceiling(&self, floor: f64) -> f64 {
+        floor * (1.0 + mem::FRAGMENTATION + self.stack.fragmented_states) + mem::FRAGMENTATION * self.stream()
+    }
+
+    /// Elements of the residual stream of one micro-batch.
+    fn stream(&self) -> f64 {
+        tokens(self.train, &self.plan) * f64::from(self.job.model.spec().hidden)
+    }
+
+    /// What a stage holds from the first step to the last: independent of micro-batch and recomputation.
+    fn add_held(&self, at: &Alike, ledger: &mut MemoryLedger) {
+        let (model, mesh, knobs) = (&self.job.model, &self.plan.mesh, &self.plan.knobs);
+        let mut params = mem::RankParams { dense: end_params(model, mesh, at.stage), routed: 0.0 };
+        let mut gathered = 0.0_f64;
         let mut held = 0_u32;
         for (i, kind) in self.kinds.iter().enumerate().take(model.blocks().len()) {
-            let count = f64::from(span.count(model, i));
+            let count = at.count(i);
             if count > 0.0 {
                 held |= 1 << i;
                 params.add(kind.params, count);
-                kept += count * kind.stays;
-                working_set = working_set.max(kind.working);
                 gathered = gathered.max(kind.params.dense + kind.params.routed);
             }
         }
-        self.add_states(&mut ledger, params);
+        self.add_states(ledger, params);
+        ledger.add(MemoryTerm::GradWork, (params.dense + params.routed) * self.stack.bucket);
+        if self.stack.dummies(knobs) {
+            let last = at.stage + 1 == mesh.pp();
+            ledger.add(MemoryTerm::GradWork, self.buffers(held, last.then(|| self.vocab())));
+        } else if knobs.zero >= 3 {
+            // Two layers are gathered at once: the running one and the prefetched one.
+            ledger.add(MemoryTerm::Gathered, 2.0 * 2.0 * gathered);
+        }
+        // Data parallel groups count from one rank on, so that more of them never cost more.
+        let groups = [mesh.tp(), mesh.cp(), mesh.dp_attention().max(2), mesh.pp(), mesh.ep(), mesh.edp().max(2)];
+        ledger.add(MemoryTerm::Communication, mem::communicators(&groups));
+        ledger.add(MemoryTerm::Workspaces, mem::workspaces(&self.job.cluster.gpu));
+        ledger.add(MemoryTerm::Context, mem::CONTEXT);
+    }
 
+    /// Columns of the head on this rank.
+    fn vocab(&self) -> f64 {
+        let tp = self.plan.mesh.tp();
+        mem::padded_vocab(self.job.model.spec().vocab, tp) / f64::from(tp)
+    }
+
+    /// What comes and goes with micro-batches: independent of ZeRO and offload.
+    fn add_moving(&self, at: &Alike, ledger: &mut MemoryLedger) {
+        let Self { job, train, plan, stack, .. } = self;
+        let (model, mesh, knobs) = (&job.model, &plan.mesh, &plan.knobs);
         let t = tokens(train, plan);
         let h = f64::from(model.spec().hidden);
-        let in_flight = pipeline::in_flight(knobs.schedule, mesh.pp(), knobs.vpp, self.micro, stage);
+        let (mut kept, mut working_set) = (0.0, 0.0_f64);
+        for (i, kind) in self.kinds.iter().enumerate().take(model.blocks().len()) {
+            let count = at.count(i);
+            if count > 0.0 {
+                kept += count * (t * kind.stays);
+                working_set = working_set.max(t * kind.working);
+            }
+        }
+        let in_flight = pipeline::in_flight(knobs.schedule, mesh.pp(), knobs.vpp, self.micro, at.stage);
         ledger.add(MemoryTerm::Activations, kept * in_flight);
-        let last = stage + 1 == mesh.pp();
-        let vocab = mem::padded_vocab(model.spec().vocab, mesh.tp()) / f64::from(mesh.tp());
         let mut loss = 0.0;
-        if last {
+        if at.stage + 1 == mesh.pp() {
             // Input of the last norm and of the head, logits and loss (twice with CP), gradients of the stream.
             let twice = if mesh.cp() > 1 { 2.0 } else { 1.0 };
-            loss = t * (4.0 * h / sp_degree(plan) + stack.loss * vocab * twice + (stack.working - 2.0) * h);
+            loss = t * (4.0 * h / sp_degree(plan) + stack.loss * self.vocab() * twice + (stack.working - 2.0) * h);
         }
         if loss > working_set {
             ledger.add(MemoryTerm::Logits, loss);
         } else {
             ledger.add(MemoryTerm::Transients, working_set);
         }
-        ledger.add(MemoryTerm::GradWork, (params.dense + params.routed) * stack.bucket);
-        if stack.dummies(knobs) {
-            ledger.add(MemoryTerm::GradWork, self.buffers(held, last.then_some(vocab)));
-        } else if knobs.zero >= 3 {
-            // Two layers are gathered at once: the running one and the prefetched one.
-            ledger.add(MemoryTerm::Gathered, 2.0 * 2.0 * gathered);
-        }
         if knobs.tp_overlap == Toggle::On && mesh.tp() > 1 {
             ledger.add(MemoryTerm::Communication, mem::OVERLAP_BUFFERS * 2.0 * t * h);
         }
-        ledger.add(MemoryTerm::Workspaces, mem::workspaces(&job.cluster.gpu));
-        add_overheads(&mut ledger, mesh, t * h, stack.fragmented_states);
-        ledger
     }
 
     fn add_states(&self, ledger: &mut MemoryLedger, params: mem::RankParams) {
@@ -193,12 +273,8 @@ impl<'a> Priced<'a> {
     }
 }
 
-/// What is held outside the allocator's live tensors.
-fn add_overheads(ledger: &mut MemoryLedger, mesh: &Mesh, stream: f64, fragmented_states: f64) {
-    // Data parallel groups count from one rank on, so that more of them never cost more.
-    let groups = [mesh.tp(), mesh.cp(), mesh.dp_attention().max(2), mesh.pp(), mesh.ep(), mesh.edp().max(2)];
-    ledger.add(MemoryTerm::Communication, mem::communicators(&groups));
-    ledger.add(MemoryTerm::Context, mem::CONTEXT);
+/// What the allocator reserves beside its live tensors; `stream` elements of the residual stream move in any case.
+fn add_fragmentation(ledger: &mut MemoryLedger, stream: f64, fragmented_states: f64) {
     let moving = [MemoryTerm::Activations, MemoryTerm::Logits, MemoryTerm::Transients, MemoryTerm::Gathered];
     let dynamic: f64 = moving.iter().map(|term| ledger.get(*term)).sum();
     let states: f64 =

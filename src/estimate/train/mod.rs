@@ -4,8 +4,10 @@ mod layer;
 mod memory;
 mod time;
 
-pub(crate) use layer::Groups;
+pub(crate) use layer::{Bare, Groups, Layers, Pricing};
+pub(crate) use memory::Priced;
 pub use memory::{memory, stage_memory, stage_params};
+pub(crate) use time::{step_floor, step_of};
 pub use time::{Step, forward_flop_per_token, step};
 
 use super::StageSpan;
@@ -34,12 +36,12 @@ pub fn micro_batches(train: &Train, plan: &Plan) -> u32 {
 
 /// How a plan's layers are cut into stages: as it or its framework says, or by cost where its stack does.
 #[derive(Debug, Clone, Copy)]
-struct Cut {
+struct Split {
     /// What the head costs, in layers, when it is cut by cost.
     head: Option<f64>,
 }
 
-impl Cut {
+impl Split {
     fn of(job: &Job, convention: Convention, plan: &Plan, stack: &Stack) -> Self {
         let knobs = &plan.knobs;
         let said = knobs.vpp > 1 || knobs.first_stage_layers > 0 || knobs.last_stage_layers > 0;
@@ -70,6 +72,6 @@ fn head_layers(model: &Model) -> f64 {
 
 /// Layers of each stage, first to last.
 pub(crate) fn stage_layers(job: &Job, train: &Train, convention: Convention, plan: &Plan) -> Vec<u32> {
-    let cut = Cut::of(job, convention, plan, &Stack::of(job, train.precision, convention, &plan.knobs));
-    (0..plan.mesh.pp()).map(|stage| cut.span(job, convention, plan, stage).layers()).collect()
+    let split = Split::of(job, convention, plan, &Stack::of(job, train.precision, convention, &plan.knobs));
+    (0..plan.mesh.pp()).map(|stage| split.span(job, convention, plan, stage).layers()).collect()
 }

@@ -1,18 +1,19 @@
 //! Where the time of a training step goes.
 
-use super::layer::{LayerTime, Pricing};
-use super::{micro_batches, sp_degree, stage_params, tokens};
+use super::layer::{LayerTime, Layers, Pricing};
+use super::memory::rank_params;
+use super::{micro_batches, sp_degree, tokens};
 use crate::cluster::Collective;
 use crate::cost::compute;
 use crate::cost::memory as mem;
 use crate::cost::ops;
 use crate::cost::pipeline;
 use crate::cost::{TimeLedger, TimeTerm};
-use crate::estimate::StageSpan;
+use crate::estimate::Cut;
 use crate::job::{Job, Train};
 use crate::mesh::{Convention, Mesh};
-use crate::model::{MOST_KINDS, Model};
-use crate::plan::{Knobs, Plan, Toggle};
+use crate::model::Model;
+use crate::plan::{Knobs, Plan, Schedule, Toggle};
 use crate::units::Seconds;
 
 /// Where a step's time goes.
@@ -79,15 +80,18 @@ const STEP: f64 = 5e-3;
 /// recomputation and what communication is not hidden.
 #[must_use]
 pub fn step(job: &Job, train: &Train, convention: Convention, plan: &Plan) -> Step {
+    let pricing = Pricing::new(job, train, convention, plan);
+    step_of(&pricing, &pricing.layers(), &Cut::of(convention, &job.model, plan))
+}
+
+/// One optimiser step of layers that were priced before: they follow from the mesh, the micro-batch and recomputation alone, the
+/// cut from PP and interleaving, so that plans that differ in nothing else share them.
+pub(crate) fn step_of(pricing: &Pricing<'_>, kinds: &Layers, cut: &Cut) -> Step {
+    let Pricing { job, train, ref plan, .. } = *pricing;
     let model = &job.model;
     let mesh = &plan.mesh;
     let knobs = &plan.knobs;
     let gpu = &job.cluster.gpu;
-    let pricing = Pricing::new(job, train, convention, plan);
-    let mut kinds = [LayerTime::default(); MOST_KINDS];
-    for (kind, time) in kinds.iter_mut().enumerate().take(model.blocks().len()) {
-        *time = pricing.layer(kind);
-    }
 
     let t = tokens(train, plan);
     let r = sp_degree(plan);
@@ -105,25 +109,24 @@ pub fn step(job: &Job, train: &Train, convention: Convention, plan: &Plan) -> St
         2.0 * hop
     };
 
-    let mut slowest = (0.0, 0, LayerTime::default());
+    let mut slowest = (0.0, &cut.sorts[0], LayerTime::default());
     let mut sum = 0.0;
-    for stage in 0..mesh.pp() {
-        let span = StageSpan::of(convention, model, plan, stage);
+    for at in &cut.sorts {
         let mut time = LayerTime::default();
         for (kind, layer) in kinds.iter().enumerate().take(model.blocks().len()) {
-            time.add(layer, f64::from(span.count(model, kind)));
+            time.add(layer, at.count(kind));
         }
-        if stage + 1 == mesh.pp() {
+        if at.stage + 1 == mesh.pp() {
             time.forward += head / 3.0;
             time.backward += head * 2.0 / 3.0;
         }
         let all = time.busy() + hops;
-        sum += all;
+        sum += f64::from(at.stages) * all;
         if all > slowest.0 {
-            slowest = (all, stage, time);
+            slowest = (all, at, time);
         }
     }
-    let (mut pace, slowest_stage, mut time) = slowest;
+    let (mut pace, slowest_at, mut time) = slowest;
     let cut_by_plan = knobs.vpp > 1 || knobs.first_stage_layers > 0 || knobs.last_stage_layers > 0;
     if mesh.pp() > 1 && !cut_by_plan && knobs.fused_kernels != Toggle::On {
         // Who leaves the cut to the framework is taken to have it balance the head; Megatron, named by its kernels, cuts evenly.
@@ -149,14 +152,32 @@ pub fn step(job: &Job, train: &Train, convention: Convention, plan: &Plan) -> St
     let stages = pipeline::Stages { sum, slowest: pace, weight_share };
     ledger.add(TimeTerm::PpBubble, pipeline::bubble(knobs.schedule, mesh.pp(), knobs.vpp, n, stages));
 
-    let params = stage_params(job, convention, plan, slowest_stage);
+    let params = rank_params(model, mesh, slowest_at);
     if n > 1 && !pricing.fused {
         ledger.add(TimeTerm::Compute, micro * ACCUMULATE * (params.dense + params.routed) / gpu.hbm.get());
     }
     ledger.add(TimeTerm::Optimizer, STEP);
-    ledger.add(TimeTerm::DpExposed, data_parallel(&pricing, params, &time, n));
+    ledger.add(TimeTerm::DpExposed, data_parallel(pricing, params, &time, n));
     ledger.add(TimeTerm::Optimizer, optimizer(gpu.hbm.get(), train, knobs, mesh, params));
-    Step { ledger, slowest_stage }
+    Step { ledger, slowest_stage: slowest_at.stage }
+}
+
+/// A floor of [`step_of`], whatever the cut: the slowest of `pp` stages works at least as long as their mean, and a pipeline fills
+/// and drains. Heads, hops, data parallelism and the optimizer only add to it.
+pub(crate) fn step_floor(pricing: &Pricing<'_>, kinds: &Layers) -> f64 {
+    let Pricing { job, train, ref plan, .. } = *pricing;
+    let model = &job.model;
+    let all: f64 = (0..model.blocks().len())
+        .map(|kind| f64::from(model.count(kind, 0, model.layers())) * kinds[kind].busy())
+        .sum();
+    let mean = all / f64::from(plan.mesh.pp());
+    let fill = match plan.knobs.schedule {
+        Schedule::OneFOneB => (all - mean) / f64::from(plan.knobs.vpp.max(1)),
+        Schedule::Gpipe => all - mean,
+        // These fill their bubble with other work, up to all of it.
+        Schedule::ZbH1 | Schedule::DualPipe => 0.0,
+    };
+    f64::from(micro_batches(train, plan)) * mean + fill
 }
 
 /// Gradient reduction and parameter gather that nothing hides.
