@@ -79,7 +79,7 @@ pub(super) fn run(args: &ExplainArgs) -> Result<Verdict> {
                 }
                 if fixes.is_empty() {
                     text.push_str(
-                        "  no single change of the knobs, no doubled degree and no eight times the GPUs makes it fit\n",
+                        "  no three changes of knobs, formats and degrees together and no eight times the GPUs make it fit\n",
                     );
                 }
             }

@@ -93,7 +93,11 @@ pub fn activation(kept: &ops::Kept, checkpoint: f64, recompute: Recompute) -> (f
     let total = kept.total();
     match recompute {
         Recompute::None => (total, 0.0),
-        Recompute::Full => (checkpoint.min(total), total),
+        Recompute::Full | Recompute::Block(_) => (checkpoint.min(total), total),
+        Recompute::Uniform(_) => {
+            let layers = recompute.layers_at_once();
+            (checkpoint.min(total) / layers, total * layers)
+        }
         Recompute::Modules(_) => {
             let mut dropped = 0.0;
             let mut drop = |module, bytes: f64| {

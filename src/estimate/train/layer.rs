@@ -280,7 +280,12 @@ impl<'a> Pricing<'a> {
         let Bare { mut time, up_projection, dense, experts, core, light, tp_forward, ep_forward } = bare;
         time.recompute = match knobs.recompute {
             Recompute::None => 0.0,
-            Recompute::Full => time.forward + tp_forward + ep_forward,
+            Recompute::Full | Recompute::Uniform(_) | Recompute::Block(_) => {
+                // Of a block of layers, each carries its share.
+                let (layers, pp) = (f64::from(self.job.model.layers()), f64::from(self.plan.mesh.pp()));
+                let share = pp * knobs.recompute.whole_layers(layers / pp, knobs.vpp) / layers;
+                share * (time.forward + tp_forward + ep_forward)
+            }
             Recompute::Modules(_) => {
                 let mut again = 0.0;
                 let mut add = |module, seconds: f64| {
@@ -369,7 +374,7 @@ impl<'a> Pricing<'a> {
     fn wait_for_host(&self, block: &Block, time: &mut LayerTime) {
         let tp = if self.plan.mesh.tp() > 1 { HOST_TP } else { 0.0 };
         let forward = ops::kernels(block) * OPERATORS_PER_KERNEL * OPERATOR + tp;
-        let again = f64::from(u32::from(self.plan.knobs.recompute == Recompute::Full));
+        let again = f64::from(u32::from(self.plan.knobs.recompute.whole_layers(1.0, 1) > 0.0));
         let host = forward * (1.0 + HOST_BACKWARD + again);
         let busy = time.busy();
         let wait = Blend::Fourth.join(host, busy) - busy;

@@ -10,7 +10,7 @@ use crate::estimate::{Alike, Cut, Memory, StageSpan, worst};
 use crate::job::{Job, Train};
 use crate::mesh::{Convention, Mesh};
 use crate::model::{MOST_KINDS, Model};
-use crate::plan::{Plan, Toggle};
+use crate::plan::{Plan, Recompute, Toggle};
 use std::cell::Cell;
 
 /// Memory of the stage that needs most.
@@ -62,8 +62,10 @@ fn end_params(model: &Model, mesh: &Mesh, stage: u32) -> f64 {
 #[derive(Debug, Clone, Copy, Default)]
 struct KindBytes {
     params: mem::RankParams,
-    /// Kept for the backward pass, per token.
+    /// Kept for the backward pass, per token, by a layer of which the plan's share is recomputed.
     stays: f64,
+    /// The same by a layer of which nothing is.
+    whole: f64,
     /// Working set of its backward pass, per token.
     working: f64,
 }
@@ -109,6 +111,7 @@ impl<'a> Priced<'a> {
             let heads = block.mixer.gqa().map(|a| a.kv_heads);
             kind.params = mem::block_params(&model.block_params(block), heads, mesh);
             kind.stays = stays;
+            kind.whole = layer.total();
             kind.working = ops::transient(model, block, mesh, train.moe_balance, &stack) + back;
         }
         let split = Split::of(job, convention, plan, &stack);
@@ -214,14 +217,25 @@ impl<'a> Priced<'a> {
         let t = tokens(train, plan);
         let h = f64::from(model.spec().hidden);
         let (mut kept, mut working_set) = (0.0, 0.0_f64);
+        let mut first = match knobs.recompute {
+            Recompute::Block(_) => knobs.recompute.whole_layers(f64::INFINITY, knobs.vpp),
+            Recompute::None | Recompute::Modules(_) | Recompute::Full | Recompute::Uniform(_) => f64::INFINITY,
+        };
         for (i, kind) in self.kinds.iter().enumerate().take(model.blocks().len()) {
             let count = at.count(i);
             if count > 0.0 {
-                kept += count * (t * kind.stays);
+                // Of a block, the stage's first layers are recomputed.
+                let again = count.min(first);
+                first -= again;
+                kept += again * (t * kind.stays) + (count - again) * (t * kind.whole);
                 working_set = working_set.max(t * kind.working);
             }
         }
-        let in_flight = pipeline::in_flight(knobs.schedule, mesh.pp(), knobs.vpp, self.micro, at.stage);
+        let mut in_flight = pipeline::in_flight(knobs.schedule, mesh.pp(), knobs.vpp, self.micro, at.stage);
+        if knobs.ep_overlap == Toggle::On && knobs.vpp > 1 && mesh.pp() > 1 {
+            // The forward pass that hides an expert exchange runs beside the backward pass: a chunk more.
+            in_flight = (in_flight + 1.0 / f64::from(knobs.vpp)).min(f64::from(self.micro));
+        }
         ledger.add(MemoryTerm::Activations, kept * in_flight);
         let mut loss = 0.0;
         if at.stage + 1 == mesh.pp() {
