@@ -206,6 +206,15 @@ pub fn memory_rejection(memory: &Memory) -> Rejection {
     Rejection { rule: Rule::Memory, need: memory.ledger.total(), have: memory.capacity.get() }
 }
 
+/// How a memory term of a stage comes about: its formula with the numbers that went in.
+#[must_use]
+pub fn formula(job: &Job, convention: Convention, plan: &Plan, stage: u32, term: MemoryTerm) -> String {
+    match &job.workload {
+        Workload::Train(train) => train::formula(job, train, convention, plan, stage, term),
+        Workload::Serve(serve) => serve::formula(job, serve, convention, plan, stage, term),
+    }
+}
+
 /// Layers of each pipeline stage, first to last, as the memory and the time of a plan take them.
 #[must_use]
 pub fn stage_layers(job: &Job, convention: Convention, plan: &Plan) -> Vec<u32> {

@@ -22,6 +22,9 @@ const SAMPLER: f64 = 12.0;
 const SMALL_CHUNK: f64 = 2048.0;
 const SMALL_SEQUENCES: f64 = 256.0;
 
+/// Tokens a rank for which dispatch and combine buffers are laid out, whatever the EP degree.
+pub(super) const EXPERT_TOKENS: f64 = 128.0;
+
 /// Whether an engine takes its larger defaults on a GPU.
 fn is_large(gpu: &Gpu) -> bool {
     gpu.memory.get() >= 70.0 * f64::from(1 << 30) && gpu.architecture != Architecture::Ampere
@@ -126,7 +129,7 @@ pub fn memory(job: &Job, serve: &Serve, convention: Convention, plan: &Plan) -> 
 }
 
 /// Bytes of KV cache and state that one request of `context` tokens takes on a rank of a stage.
-fn request_bytes(job: &Job, serve: &Serve, plan: &Plan, span: &StageSpan, context: f64) -> f64 {
+pub(super) fn request_bytes(job: &Job, serve: &Serve, plan: &Plan, span: &StageSpan, context: f64) -> f64 {
     let model = &job.model;
     let mut bytes = 0.0;
     for (kind, block) in model.blocks().iter().enumerate() {
@@ -169,9 +172,8 @@ fn stage_fixed(job: &Job, serve: &Serve, convention: Convention, plan: &Plan, st
         && mesh.ep() > 1
         && ranks > 1.0
     {
-        // Dispatch and combine buffers for 128 tokens a rank, whatever the EP degree.
         let experts = f64::from(moe.experts) + f64::from(plan.knobs.redundant_experts);
-        ledger.add(MemoryTerm::ExpertBuffers, mem::deepep_low_latency(f64::from(model.spec().hidden), experts, 128.0));
+        ledger.add(MemoryTerm::ExpertBuffers, mem::deepep_low_latency(f64::from(model.spec().hidden), experts, EXPERT_TOKENS));
     }
     let alone = mesh.world() / plan.knobs.replicas.max(1) == 1;
     let linked = job.cluster.scale_up.kind != LinkKind::Pcie;
@@ -186,6 +188,42 @@ fn stage_fixed(job: &Job, serve: &Serve, convention: Convention, plan: &Plan, st
     ledger
 }
 
+/// Tokens of an engine's prefill step.
+pub(super) fn prefill_tokens(job: &Job, convention: Convention) -> f64 {
+    let own = EngineProfile::of(convention).chunk;
+    let chunk = match convention {
+        Convention::Sglang => sglang_chunk(&job.cluster.gpu),
+        Convention::Vllm
+        | Convention::Trtllm
+        | Convention::Product
+        | Convention::Megatron
+        | Convention::Bridge
+        | Convention::Torchtitan
+        | Convention::Deepspeed => {
+            if is_large(&job.cluster.gpu) {
+                own
+            } else {
+                own.min(SMALL_CHUNK)
+            }
+        }
+    };
+    chunk.min(f64::from(job.model.spec().max_positions))
+}
+
+/// What bounds the KV cache, in the engine's own words.
+pub(super) fn budget_words(job: &Job, serve: &Serve, convention: Convention, plan: &Plan) -> String {
+    match Budget::of(job, serve, convention, plan) {
+        Budget::Gpu(share) => format!("gpu_memory_utilization {share} of the GPU leaves"),
+        Budget::Static { share, told: true } => {
+            format!("mem_fraction_static {share} of what is free before loading leaves beside the weights")
+        }
+        Budget::Static { share, told: false } => format!(
+            "mem_fraction_static {share:.3} (the engine's own) leaves beside the weights, or what is free where that is nothing"
+        ),
+        Budget::Free(share) => format!("free_gpu_memory_fraction {share} of what all else leaves"),
+    }
+}
+
 /// The largest prefill step: the residual stream and its neighbours, the widest of attention and MLP, the routed copies of
 /// every token, and the sampler's fp32 logits.
 ///
@@ -196,12 +234,7 @@ fn peak_activation(job: &Job, mesh: &Mesh, convention: Convention, last: bool) -
     let large = is_large(&job.cluster.gpu);
     let h = f64::from(model.spec().hidden);
     let t = f64::from(mesh.tp());
-    let chunk = match convention {
-        Convention::Sglang => sglang_chunk(&job.cluster.gpu),
-        _ if large => profile.chunk,
-        _ => profile.chunk.min(SMALL_CHUNK),
-    };
-    let chunk = chunk.min(f64::from(model.spec().max_positions));
+    let chunk = prefill_tokens(job, convention);
     let mut widest: f64 = 0.0;
     for block in model.blocks() {
         let mut width = 0.0;

@@ -60,14 +60,14 @@ fn end_params(model: &Model, mesh: &Mesh, stage: u32) -> f64 {
 
 /// One kind of block on one rank.
 #[derive(Debug, Clone, Copy, Default)]
-struct KindBytes {
-    params: mem::RankParams,
+pub(super) struct KindBytes {
+    pub(super) params: mem::RankParams,
     /// Kept for the backward pass, per token, by a layer of which the plan's share is recomputed.
-    stays: f64,
+    pub(super) stays: f64,
     /// The same by a layer of which nothing is.
-    whole: f64,
+    pub(super) whole: f64,
     /// Working set of its backward pass, per token.
-    working: f64,
+    pub(super) working: f64,
 }
 
 /// A plan with everything priced that its stages share: plans are compared by the million.
@@ -76,14 +76,14 @@ struct KindBytes {
 /// differ in other knobs.
 #[derive(Debug, Clone)]
 pub(crate) struct Priced<'a> {
-    job: &'a Job,
-    train: &'a Train,
-    convention: Convention,
-    plan: Plan,
-    stack: Stack,
-    micro: u32,
-    split: Split,
-    kinds: [KindBytes; MOST_KINDS],
+    pub(super) job: &'a Job,
+    pub(super) train: &'a Train,
+    pub(super) convention: Convention,
+    pub(super) plan: Plan,
+    pub(super) stack: Stack,
+    pub(super) micro: u32,
+    pub(super) split: Split,
+    pub(super) kinds: [KindBytes; MOST_KINDS],
     /// Weight-gradient buffers of the last set of kinds asked for, with and without the head: neighbours hold the same.
     buffers: Cell<Option<(u32, bool, f64)>>,
 }
@@ -128,7 +128,7 @@ impl<'a> Priced<'a> {
     }
 
     /// Where the layers of a stage lie.
-    fn span(&self, stage: u32) -> StageSpan {
+    pub(super) fn span(&self, stage: u32) -> StageSpan {
         self.split.span(self.job, self.convention, &self.plan, stage)
     }
 
@@ -204,8 +204,20 @@ impl<'a> Priced<'a> {
         ledger.add(MemoryTerm::Context, mem::CONTEXT);
     }
 
+    /// Micro-batches whose activations a stage holds at its peak.
+    pub(super) fn in_flight(&self, stage: u32) -> f64 {
+        let knobs = &self.plan.knobs;
+        let pp = self.plan.mesh.pp();
+        let held = pipeline::in_flight(knobs.schedule, pp, knobs.vpp, self.micro, stage);
+        if knobs.ep_overlap == Toggle::On && knobs.vpp > 1 && pp > 1 {
+            // The forward pass that hides an expert exchange runs beside the backward pass: a chunk more.
+            return (held + 1.0 / f64::from(knobs.vpp)).min(f64::from(self.micro));
+        }
+        held
+    }
+
     /// Columns of the head on this rank.
-    fn vocab(&self) -> f64 {
+    pub(super) fn vocab(&self) -> f64 {
         let tp = self.plan.mesh.tp();
         mem::padded_vocab(self.job.model.spec().vocab, tp) / f64::from(tp)
     }
@@ -231,12 +243,7 @@ impl<'a> Priced<'a> {
                 working_set = working_set.max(t * kind.working);
             }
         }
-        let mut in_flight = pipeline::in_flight(knobs.schedule, mesh.pp(), knobs.vpp, self.micro, at.stage);
-        if knobs.ep_overlap == Toggle::On && knobs.vpp > 1 && mesh.pp() > 1 {
-            // The forward pass that hides an expert exchange runs beside the backward pass: a chunk more.
-            in_flight = (in_flight + 1.0 / f64::from(knobs.vpp)).min(f64::from(self.micro));
-        }
-        ledger.add(MemoryTerm::Activations, kept * in_flight);
+        ledger.add(MemoryTerm::Activations, kept * self.in_flight(at.stage));
         let mut loss = 0.0;
         if at.stage + 1 == mesh.pp() {
             // Input of the last norm and of the head, logits and loss (twice with CP), gradients of the stream.
@@ -253,13 +260,18 @@ impl<'a> Priced<'a> {
         }
     }
 
+    /// Ranks that share the optimizer of the dense parameters.
+    pub(super) fn shards(&self) -> f64 {
+        let mesh = &self.plan.mesh;
+        f64::from(mesh.dp_attention() * mesh.cp()) / f64::from(self.plan.knobs.dp_replicate.max(1))
+    }
+
     fn add_states(&self, ledger: &mut MemoryLedger, params: mem::RankParams) {
         let (mesh, knobs) = (&self.plan.mesh, &self.plan.knobs);
         let grad = self.stack.gradients.unwrap_or(self.train.grad_dtype);
         let copies = pipeline::weight_copies(knobs.schedule);
         let offload = f64::from(knobs.optimizer_offload) / 100.0;
-        let shards = f64::from(mesh.dp_attention() * mesh.cp()) / f64::from(knobs.dp_replicate.max(1));
-        for (count, shards) in [(params.dense, shards), (params.routed, f64::from(mesh.edp()))] {
+        for (count, shards) in [(params.dense, self.shards()), (params.routed, f64::from(mesh.edp()))] {
             let per = mem::state_bytes(self.train.precision, grad, knobs.zero, shards.max(1.0), offload);
             ledger.add(MemoryTerm::Weights, copies * count * per.weights);
             ledger.add(MemoryTerm::Gradients, count * per.gradients);

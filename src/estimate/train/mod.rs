@@ -3,12 +3,14 @@
 mod layer;
 mod memory;
 mod time;
+mod words;
 
 pub(crate) use layer::{Bare, Groups, Layers, Pricing};
 pub(crate) use memory::Priced;
 pub use memory::{memory, stage_memory, stage_params};
 pub(crate) use time::{step_floor, step_of};
 pub use time::{Step, forward_flop_per_token, step};
+pub use words::formula;
 
 use super::StageSpan;
 use crate::cost::ops;
