@@ -8,6 +8,7 @@ mod garbage;
 mod golden;
 mod laws;
 mod oracle;
+mod pipelines;
 mod published;
 mod ranks;
 mod schema;
