@@ -76,7 +76,7 @@ pub struct Run {
 }
 
 /// Most slices that a simulation may have: a trace of more could not be looked at.
-pub const MOST_SLICES: u64 = 4_000_000;
+pub const MOST_SLICES: u64 = 1_000_000;
 
 /// A step to simulate.
 #[derive(Debug, Clone, Copy)]

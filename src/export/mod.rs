@@ -4,6 +4,7 @@ pub mod html;
 pub mod json;
 pub mod lint;
 pub mod text;
+pub mod trace;
 pub mod verify;
 
 use crate::estimate::Time;

@@ -1,5 +1,6 @@
 //! Pipeline schedules: the closed forms against the simulation. Belongs here: properties over random stage times.
 
+use crate::tool::{Scratch, run as tool};
 use meshwright::cost::pipeline::{StageTime, Stages, bubble, in_flight, makespan};
 use meshwright::cost::schedule::{Pass, Pipeline, Run};
 use meshwright::plan::Schedule;
@@ -199,4 +200,70 @@ fn what_has_no_order_is_not_simulated() {
     assert!(at(Schedule::DualPipe, 8, &stages[..3]).is_none(), "an odd number of ranks");
     assert!(at(Schedule::OneFOneB, 0, &stages[..]).is_none());
     assert!(at(Schedule::OneFOneB, u32::MAX, &stages[..]).is_none(), "too many slices to look at");
+}
+
+/// The trace of a plan of Llama-3-70B on 64 H100, and what `explain` said on stderr.
+fn trace(plan: &str, more: &[&str]) -> (serde_json::Value, String) {
+    let scratch = Scratch::new();
+    let file = scratch.path("step.json");
+    let job = ["explain", "--model", "llama-3-70b", "--cluster", "64xH100", "--trace", &file, plan];
+    let said = tool(&[&job[..], more].concat());
+    let text = std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("{e}: {}", said.stderr));
+    (serde_json::from_str(&text).expect("the trace is JSON"), said.stderr)
+}
+
+#[test]
+fn a_trace_ends_with_the_estimated_step() {
+    for (plan, framework) in [
+        ("tp8 pp1 dp8 mb1", "megatron"),
+        ("tp4 pp4 dp4 mb1", "megatron"),
+        ("tp4 pp4 dp4 mb2 recompute=full", "torchtitan"),
+        ("tp4 pp4 dp4 mb1 vpp4", "megatron"),
+        ("tp4 pp4 dp4 mb1 zero=3", "deepspeed"),
+    ] {
+        let (trace, _) = trace(plan, &["--framework", framework]);
+        let number = |v: &serde_json::Value| v.as_f64().expect("a number");
+        let about = &trace["otherData"];
+        let (end, step) = (number(&about["trace_s"]), number(&about["estimated_step_s"]));
+        assert!((end / step - 1.0).abs() < 0.01, "{plan}: {end} {step}");
+        let events = trace["traceEvents"].as_array().expect("events");
+        let slices: Vec<_> = events.iter().filter(|e| e["ph"] == "X").collect();
+        let last = slices.iter().map(|e| number(&e["ts"]) + number(&e["dur"])).fold(0.0, f64::max);
+        assert!((last / 1e6 / end - 1.0).abs() < 1e-6, "the last slice ends the trace: {last} {end}");
+        // No lane does two things at once.
+        let mut lanes: Vec<(u64, u64, f64, f64)> = slices
+            .iter()
+            .map(|e| {
+                let at = |key: &str| e[key].as_u64().expect("a lane");
+                (at("pid"), at("tid"), number(&e["ts"]), number(&e["dur"]))
+            })
+            .collect();
+        lanes.sort_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)).then(a.2.total_cmp(&b.2)));
+        for pair in lanes.windows(2) {
+            let (a, b) = (pair[0], pair[1]);
+            assert!((a.0, a.1) != (b.0, b.1) || a.2 + a.3 <= b.2 + 1e-3, "{plan}: {a:?} {b:?}");
+        }
+        assert!(slices.iter().any(|e| e["name"] == "F0") && slices.iter().any(|e| e["name"] == "optimizer"));
+    }
+    let (zero, said) = trace("tp4 pp4 dp4 mb1 schedule=zb-h1", &[]);
+    assert!(zero["traceEvents"].as_array().is_some_and(|all| all.iter().any(|e| e["cat"] == "weight gradients")));
+    assert!(said.contains("ui.perfetto.dev"), "{said}");
+}
+
+#[test]
+fn what_cannot_be_traced_says_so() {
+    let scratch = Scratch::new();
+    let file = scratch.path("step.json");
+    let job = ["explain", "--model", "llama-3-70b", "--cluster", "64xH100", "--trace", &file];
+    for (more, word) in [
+        (&["--serve", "tp8"][..], "training job"),
+        (&[][..], "a plan beside it"),
+        (&["tp4 pp4 dp4 mb64 schedule=dualpipe"][..], "at least twice as many"),
+        (&["tp1 pp64 dp1 mb1", "--global-batch", "1000000"][..], "slices at most"),
+    ] {
+        let said = tool(&[&job[..], more].concat());
+        let line = said.refusal();
+        assert!(line.starts_with("error: --trace") && line.contains(word), "{line}");
+        assert!(scratch.names().is_empty(), "nothing is written");
+    }
 }

@@ -3,10 +3,12 @@
 mod layer;
 mod memory;
 mod time;
+mod timeline;
 
 pub(crate) use layer::Groups;
 pub use memory::{memory, stage_memory, stage_params};
 pub use time::{Step, forward_flop_per_token, step};
+pub use timeline::{Timeline, timeline};
 
 use crate::job::Train;
 use crate::plan::Plan;

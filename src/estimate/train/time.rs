@@ -79,6 +79,17 @@ const STEP: f64 = 5e-3;
 /// recomputation and what communication is not hidden.
 #[must_use]
 pub fn step(job: &Job, train: &Train, convention: Convention, plan: &Plan) -> Step {
+    step_by_stage(job, train, convention, plan, &mut |_| {})
+}
+
+/// The same; `each` sees one micro-batch on every stage, first to last, without its hops and before stages are balanced.
+pub(super) fn step_by_stage(
+    job: &Job,
+    train: &Train,
+    convention: Convention,
+    plan: &Plan,
+    each: &mut impl FnMut(&LayerTime),
+) -> Step {
     let model = &job.model;
     let mesh = &plan.mesh;
     let knobs = &plan.knobs;
@@ -117,6 +128,7 @@ pub fn step(job: &Job, train: &Train, convention: Convention, plan: &Plan) -> St
             time.forward += head / 3.0;
             time.backward += head * 2.0 / 3.0;
         }
+        each(&time);
         let all = time.busy() + hops;
         sum += all;
         if all > slowest.0 {
