@@ -5,9 +5,10 @@ use super::{Verdict, flag_error, out};
 use crate::cost::{MemoryTerm, Term, TimeTerm};
 use crate::error::Result;
 use crate::estimate::assess;
+use crate::estimate::train::Utilization;
 use crate::estimate::train::{micro_batches, timeline};
 use crate::explain::{changes, reason, shortfall};
-use crate::export::{Format, SCHEMA, json};
+use crate::export::{Format, SCHEMA, banded, bands, json};
 use crate::import::job::ReadJob;
 use crate::plan::{Plan, Purpose, Schedule};
 use crate::rank::Objective;
@@ -78,7 +79,7 @@ pub(super) fn run(args: &ExplainArgs) -> Result<Verdict> {
         }
         if let (Some(plan), Some(estimate)) = (&assessment.resolution.plan, &assessment.estimate) {
             let _ = writeln!(text, "{}", reason(&read.job, read.convention, plan, estimate));
-            waterfall(estimate, &mut text);
+            waterfall(&read, plan, estimate, &mut text);
             if let Some(words) = shortfall(estimate) {
                 let _ = writeln!(text, "\nit {words}");
                 for change in &fixes {
@@ -147,7 +148,7 @@ fn standing(read: &ReadJob, plan: &Plan) -> (usize, usize, String) {
     (ahead, outcome.rows.len(), best)
 }
 
-fn waterfall(estimate: &crate::estimate::Estimate, text: &mut String) {
+fn waterfall(read: &ReadJob, plan: &Plan, estimate: &crate::estimate::Estimate, text: &mut String) {
     let m = &estimate.memory;
     let _ = writeln!(text, "\nmemory per GPU, stage {}:", m.worst_stage);
     let mut sum = 0.0;
@@ -170,9 +171,10 @@ fn waterfall(estimate: &crate::estimate::Estimate, text: &mut String) {
         }
     }
     let _ = writeln!(text, "  {:<24} {:>12} of {}", "total", m.ledger.bytes().to_string(), m.capacity);
+    let bands = bands(&read.job, read.framework, plan, estimate);
     if let Some(step) = estimate.step() {
         let total = step.seconds().get();
-        let _ = writeln!(text, "\nstep of {}:", step.seconds());
+        let _ = writeln!(text, "\nstep of {}:", banded(step.seconds(), "step_time", &bands));
         for term in TimeTerm::ALL {
             let seconds = step.ledger.get(*term);
             if seconds > 0.0 {
@@ -187,7 +189,14 @@ fn waterfall(estimate: &crate::estimate::Estimate, text: &mut String) {
                 );
             }
         }
+        let _ = writeln!(text, "{}", super::estimate::utilization(&Utilization::of(&read.job, plan, step)));
     }
+    if let Some(service) = estimate.service() {
+        let (ttft, tpot) = (Seconds::new(service.ttft_s), Seconds::new(service.tpot_s));
+        let (ttft, tpot) = (banded(ttft, "ttft", &bands), banded(tpot, "tpot", &bands));
+        let _ = writeln!(text, "\nTTFT {ttft}, TPOT {tpot}");
+    }
+    super::estimate::band_notes(&bands, text);
 }
 
 /// Why a job has the plans it has: the funnel, and the way out when there are none.

@@ -14,4 +14,5 @@ mod ranks;
 mod schema;
 mod tidy;
 mod tool;
+mod validation;
 mod worlds;

@@ -1,10 +1,12 @@
 //! One optimiser step: memory of every stage and where the time goes.
 
+mod flops;
 mod layer;
 mod memory;
 mod time;
 mod timeline;
 
+pub use flops::Utilization;
 pub(crate) use layer::Groups;
 pub use memory::{memory, stage_memory, stage_params};
 pub use time::{Step, forward_flop_per_token, step};
