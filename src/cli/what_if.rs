@@ -6,7 +6,7 @@ use super::{Verdict, flag_error, out};
 use crate::catalog;
 use crate::cluster::Cluster;
 use crate::error::{Locate, Result};
-use crate::export::{Format, SCHEMA, grouped, text};
+use crate::export::{Format, SCHEMA, band_lines, bands, grouped, text};
 use crate::import::job::ReadJob;
 use crate::job::{Job, MOST_GPUS};
 use crate::mesh::Convention;
@@ -170,10 +170,28 @@ fn render(format: Format, cases: &[Case]) -> String {
             let rows: Vec<Vec<String>> = cases.iter().map(|c| cells(c, cases)).collect();
             let mut text = cases.first().map(|c| super::plan::heading(&c.read.job)).unwrap_or_default();
             text.push_str(&out::table(&HEAD, &rows, &[1, 4]));
+            for line in band_notes(cases) {
+                let _ = writeln!(text, "times {line}");
+            }
             chart(cases, &mut text);
             text
         }
     }
+}
+
+/// What the bands of the cases' times mean, each once.
+fn band_notes(cases: &[Case]) -> Vec<String> {
+    let mut out: Vec<String> = Vec::new();
+    for (case, row) in cases.iter().filter_map(|c| c.outcome.rows.first().map(|row| (c, row))) {
+        let bands = bands(&case.read.job, case.read.framework, &row.plan, &row.estimate);
+        let shown: Vec<_> = bands.into_iter().filter(|(key, ..)| *key != "ttft").collect();
+        for line in band_lines(&shown) {
+            if !out.contains(&line) {
+                out.push(line);
+            }
+        }
+    }
+    out
 }
 
 /// Tokens per second and GPU against the first case that fits.

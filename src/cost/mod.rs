@@ -8,6 +8,7 @@ pub mod memory;
 pub mod network;
 pub mod ops;
 pub mod pipeline;
+pub mod schedule;
 pub mod stack;
 
 use crate::cluster::Basis;

@@ -1,5 +1,6 @@
 //! What a plan costs: memory first, then time.
 
+pub mod band;
 mod cut;
 pub mod serve;
 pub mod traffic;

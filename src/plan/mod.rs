@@ -298,6 +298,13 @@ pub enum Purpose {
 }
 
 impl Plan {
+    /// Share of a model's layers that is recomputed whole.
+    #[must_use]
+    pub fn recomputed_share(&self, layers: u32) -> f64 {
+        let of_stage = f64::from(layers) / f64::from(self.mesh.pp());
+        self.knobs.recompute.whole_layers(of_stage, self.knobs.vpp) / of_stage.max(f64::MIN_POSITIVE)
+    }
+
     /// The text form, which [`Draft::parse`] reads back: `tp2 ep4 pp2 dp1 mb1`.
     ///
     /// The product convention falls back to naming both grids (`etp`, and `dp` of the attention side) for meshes that have no

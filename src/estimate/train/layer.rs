@@ -282,8 +282,7 @@ impl<'a> Pricing<'a> {
             Recompute::None => 0.0,
             Recompute::Full | Recompute::Uniform(_) | Recompute::Block(_) => {
                 // Of a block of layers, each carries its share.
-                let (layers, pp) = (f64::from(self.job.model.layers()), f64::from(self.plan.mesh.pp()));
-                let share = pp * knobs.recompute.whole_layers(layers / pp, knobs.vpp) / layers;
+                let share = self.plan.recomputed_share(self.job.model.layers());
                 share * (time.forward + tp_forward + ep_forward)
             }
             Recompute::Modules(_) => {

@@ -1,15 +1,19 @@
 //! One optimiser step: memory of every stage and where the time goes.
 
+mod flops;
 mod layer;
 mod memory;
 mod time;
+mod timeline;
 mod words;
 
+pub use flops::Utilization;
 pub(crate) use layer::{Bare, Groups, Layers, Pricing};
 pub(crate) use memory::Priced;
 pub use memory::{memory, stage_memory, stage_params};
 pub(crate) use time::{step_floor, step_of};
 pub use time::{Step, forward_flop_per_token, step};
+pub use timeline::{Timeline, timeline};
 pub use words::formula;
 
 use super::StageSpan;

@@ -87,6 +87,16 @@ pub fn step(job: &Job, train: &Train, convention: Convention, plan: &Plan) -> St
 /// One optimiser step of layers that were priced before: they follow from the mesh, the micro-batch and recomputation alone, the
 /// cut from PP and interleaving, so that plans that differ in nothing else share them.
 pub(crate) fn step_of(pricing: &Pricing<'_>, kinds: &Layers, cut: &Cut) -> Step {
+    step_by_stage(pricing, kinds, cut, &mut |_| {})
+}
+
+/// The same; `each` sees one micro-batch on every sort of stages of the cut, without its hops and before stages are balanced.
+pub(super) fn step_by_stage(
+    pricing: &Pricing<'_>,
+    kinds: &Layers,
+    cut: &Cut,
+    each: &mut impl FnMut(&LayerTime),
+) -> Step {
     let Pricing { job, train, ref plan, .. } = *pricing;
     let model = &job.model;
     let mesh = &plan.mesh;
@@ -120,6 +130,7 @@ pub(crate) fn step_of(pricing: &Pricing<'_>, kinds: &Layers, cut: &Cut) -> Step 
             time.forward += head / 3.0;
             time.backward += head * 2.0 / 3.0;
         }
+        each(&time);
         let all = time.busy() + hops;
         sum += f64::from(at.stages) * all;
         if all > slowest.0 {
