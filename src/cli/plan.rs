@@ -47,7 +47,8 @@ pub(super) fn run(args: &PlanArgs) -> Result<Verdict> {
         return Err(super::flag_error("--top", &args.top.to_string(), "1 to 100000"));
     }
     let space = args.space.options(&read)?;
-    let options = SearchOptions { objective, top: args.top, variants: args.variants.max(1), exhaustive: args.exhaustive };
+    let options =
+        SearchOptions { objective, top: args.top, variants: args.variants.max(1), exhaustive: args.exhaustive };
     let quiet = args.output.quiet;
     note_assumptions(quiet, &read);
     let watched = Watched::new(!quiet && !args.output.no_progress && out::stderr_is_terminal());

@@ -52,7 +52,8 @@ pub(super) fn run(args: &WhatIfArgs) -> Result<Verdict> {
     let format = args.output.format(&[Format::Table, Format::Json, Format::Jsonl, Format::Csv, Format::Markdown])?;
     args.output.set_threads()?;
     let read = args.job.read()?;
-    let options = SearchOptions { objective: objective(args.objective.as_deref())?, top: 1, ..SearchOptions::default() };
+    let options =
+        SearchOptions { objective: objective(args.objective.as_deref())?, top: 1, ..SearchOptions::default() };
     let watched = Watched::new(false);
     let mut cases = Vec::new();
     for (label, cluster) in clusters(args, &read)? {

@@ -11,6 +11,7 @@ mod oracle;
 mod published;
 mod ranks;
 mod schema;
+mod search;
 mod tidy;
 mod tool;
 mod worlds;

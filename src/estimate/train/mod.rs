@@ -4,11 +4,11 @@ mod layer;
 mod memory;
 mod time;
 
-pub(crate) use layer::{Bare, Groups, Layers, Pricing};
+pub(crate) use layer::{Bare, Groups, LayerTime, LikeLayers, Pricing};
 pub(crate) use memory::Priced;
 pub use memory::{memory, stage_memory, stage_params};
-pub(crate) use time::{step_floor, step_of};
 pub use time::{Step, forward_flop_per_token, step};
+pub(crate) use time::{step_floor, step_of};
 
 use crate::job::Train;
 use crate::plan::Plan;
