@@ -246,6 +246,14 @@ fn counts(world: u32, least: u32, per_node: u32) -> Vec<u32> {
     all.filter(|n| *n == world || n.is_multiple_of(per_node)).take(MOST_COUNTS).collect()
 }
 
+/// The counts to plan for when some of `gpus` may idle, most first: fewer than all, at least half.
+#[must_use]
+pub fn fewer(gpus: u32, per_node: u32) -> Vec<u32> {
+    let mut all = counts(gpus, gpus.div_ceil(2), per_node);
+    all.retain(|n| *n < gpus);
+    all
+}
+
 /// Ordered ways to write `n` as a product of `factors` numbers: for each prime power `p^k`, `C(k + factors - 1, factors - 1)`.
 ///
 /// ```
