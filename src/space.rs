@@ -196,20 +196,31 @@ impl Space {
         self.len() == 0
     }
 
-    /// How many blocks there are: one a mesh.
+    /// The blocks, one a mesh, in order.
     #[must_use]
-    pub fn blocks(&self) -> usize {
-        self.meshes.len()
+    pub fn blocks(&self) -> impl ExactSizeIterator<Item = MeshBlock<'_>> {
+        self.meshes.iter().map(|(mesh, replicas)| self.knobs.block(*mesh, *replicas))
     }
 
     /// The `i`-th block.
     ///
     /// # Panics
-    /// When `i` is not below [`Space::blocks`].
+    /// When there are not so many.
     #[must_use]
     pub fn block(&self, i: usize) -> MeshBlock<'_> {
         let (mesh, replicas) = self.meshes[i];
         self.knobs.block(mesh, replicas)
+    }
+
+    /// The numbers of all blocks, those next to each other that differ in PP and DP alone: they have the most in common.
+    #[must_use]
+    pub fn alike_first(&self) -> Vec<u32> {
+        let mut order: Vec<u32> = (0..self.meshes.len() as u32).collect();
+        order.sort_by_cached_key(|at| {
+            let mesh = &self.meshes[*at as usize].0;
+            (mesh.tp(), mesh.cp(), mesh.ep(), mesh.etp(), *at)
+        });
+        order
     }
 
     /// The `i`-th plan.
@@ -233,6 +244,14 @@ fn counts(world: u32, least: u32, per_node: u32) -> Vec<u32> {
         return all.collect();
     }
     all.filter(|n| *n == world || n.is_multiple_of(per_node)).take(MOST_COUNTS).collect()
+}
+
+/// The counts to plan for when some of `gpus` may idle, most first: fewer than all, at least half.
+#[must_use]
+pub fn fewer(gpus: u32, per_node: u32) -> Vec<u32> {
+    let mut all = counts(gpus, gpus.div_ceil(2), per_node);
+    all.retain(|n| *n < gpus);
+    all
 }
 
 /// Ordered ways to write `n` as a product of `factors` numbers: for each prime power `p^k`, `C(k + factors - 1, factors - 1)`.
@@ -441,12 +460,8 @@ impl KnobLists {
     }
 
     fn block(&self, mesh: Mesh, replicas: u32) -> MeshBlock<'_> {
-        let mut base = Knobs {
-            replicas,
-            sequence_parallel: mesh.tp() > 1,
-            fused_kernels: self.fused_kernels,
-            ..Knobs::default()
-        };
+        let mut base =
+            Knobs { replicas, sequence_parallel: mesh.tp() > 1, fused_kernels: self.fused_kernels, ..Knobs::default() };
         if self.training
             && matches!(self.framework, Some(Framework::Megatron | Framework::Bridge))
             && let Some((first, last)) = uneven_ends(self.layers, mesh.pp())
@@ -516,7 +531,8 @@ fn recomputes(job: &Job, framework: Option<Framework>) -> Vec<Recompute> {
         // These know whole layers, or their own fixed selection, and no list of modules.
         Some(Framework::Torchtitan) => vec![Recompute::None, Recompute::SELECTIVE, Recompute::Full],
         Some(Framework::Deepspeed) => vec![Recompute::None, Recompute::Full],
-        None | Some(Framework::Megatron | Framework::Bridge | Framework::Vllm | Framework::Sglang | Framework::Trtllm) => {
+        None
+        | Some(Framework::Megatron | Framework::Bridge | Framework::Vllm | Framework::Sglang | Framework::Trtllm) => {
             vec![Recompute::None, Recompute::SELECTIVE, Recompute::Modules(light), Recompute::Full]
         }
     }

@@ -10,6 +10,7 @@ mod out;
 mod plan;
 mod validate;
 mod verify;
+mod watched;
 mod what_if;
 
 use crate::error::Error;

@@ -1,19 +1,17 @@
 //! `plan`: the best plans that fit.
 
 use super::args::{JobArgs, OutputArgs, SpaceArgs, objective};
+use super::watched::{EffortArgs, Watched};
 use super::{Verdict, out};
 use crate::error::Result;
 use crate::export::{self, Format, Ranking, funnel_lines, json, text};
 use crate::import::job::ReadJob;
 use crate::mesh::Convention;
 use crate::rank::{Row, TIE};
-use crate::search::{Outcome, SearchOptions, StopReason, Watch, search};
-use crate::space::{Scope, Space, SpaceOptions};
+use crate::search::{Outcome, SearchOptions, StopReason};
+use crate::space::{Scope, SpaceOptions};
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 use std::fmt::Write as _;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 #[derive(Debug, Args)]
@@ -31,9 +29,8 @@ pub(super) struct PlanArgs {
     /// How many variants (micro-batch, recompute, ...) of one mesh may be among them.
     #[arg(long, default_value_t = 1)]
     variants: usize,
-    /// Price every plan in full, also those that cannot matter: the same answer, later.
-    #[arg(long)]
-    exhaustive: bool,
+    #[command(flatten)]
+    effort: EffortArgs,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -47,13 +44,14 @@ pub(super) fn run(args: &PlanArgs) -> Result<Verdict> {
         return Err(super::flag_error("--top", &args.top.to_string(), "1 to 100000"));
     }
     let space = args.space.options(&read)?;
-    let options = SearchOptions { objective, top: args.top, variants: args.variants.max(1), exhaustive: args.exhaustive };
+    let options =
+        SearchOptions { objective, top: args.top, variants: args.variants.max(1), exhaustive: args.effort.exhaustive };
     let quiet = args.output.quiet;
     note_assumptions(quiet, &read);
-    let watched = Watched::new(!quiet && !args.output.no_progress && out::stderr_is_terminal());
+    let watched = Watched::new(!quiet && !args.output.no_progress && out::stderr_is_terminal(), args.effort.limit()?);
     let started = Instant::now();
     let outcome = watched.search(&read, &space, &options);
-    let folded = best_folded(&read, &space, &options, &outcome);
+    let folded = best_folded(&watched, &read, &space, &options, &outcome);
     let ranking = Ranking {
         job: &read.job,
         convention: space.convention(),
@@ -74,8 +72,8 @@ pub(super) fn run(args: &PlanArgs) -> Result<Verdict> {
     };
     out::write(args.output.output.as_deref(), &rendered)?;
     if outcome.stop != StopReason::Exhausted {
-        let share = outcome.covered as f64 / outcome.plans.max(1) as f64 * 100.0;
-        out::note(quiet, &format!("stopped early: the best of the {share:.1}% of plans that were covered"));
+        let share = outcome.share() * 100.0;
+        out::note(quiet, &format!("{}: the best of the {share:.1}% of plans that were covered", watched.why()));
     }
     let seconds = started.elapsed().as_secs_f64();
     let rate = outcome.covered as f64 / seconds.max(1e-9);
@@ -91,43 +89,14 @@ pub(super) fn note_assumptions(quiet: bool, read: &ReadJob) {
     }
 }
 
-/// A search with a progress bar and Ctrl-C.
-pub(super) struct Watched {
-    stop: Arc<AtomicBool>,
-    bar: bool,
-}
-
-impl Watched {
-    pub(super) fn new(bar: bool) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let flag = Arc::clone(&stop);
-        // A second handler is refused (tests in one process); then Ctrl-C ends the process as usual.
-        let _already_set = ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed));
-        Self { stop, bar }
-    }
-
-    /// Whether Ctrl-C was pressed.
-    pub(super) fn stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn search(&self, read: &ReadJob, space: &SpaceOptions, options: &SearchOptions) -> Outcome {
-        let bar = if self.bar {
-            let template = "{bar:32} {percent:>3}%  {human_pos}/{human_len} plans  {per_sec}  {eta} left";
-            let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-            ProgressBar::new(Space::new(&read.job, space).len()).with_style(style)
-        } else {
-            ProgressBar::hidden()
-        };
-        let watch = Watch { stop: &self.stop, progress: &|plans| bar.inc(plans) };
-        let outcome = search(&read.job, space, options, &watch);
-        bar.finish_and_clear();
-        outcome
-    }
-}
-
 /// The best plan with experts cut differently from attention, when it beats every product.
-fn best_folded(read: &ReadJob, space: &SpaceOptions, options: &SearchOptions, found: &Outcome) -> Option<Row> {
+fn best_folded(
+    watched: &Watched,
+    read: &ReadJob,
+    space: &SpaceOptions,
+    options: &SearchOptions,
+    found: &Outcome,
+) -> Option<Row> {
     let training_moe = read.job.train().is_some() && read.job.model.moe().is_some();
     if space.scope != Scope::Product || space.framework.is_some() || !training_moe {
         return None;
@@ -135,8 +104,11 @@ fn best_folded(read: &ReadJob, space: &SpaceOptions, options: &SearchOptions, fo
     let mut wider = space.clone();
     wider.scope = Scope::Folded;
     (wider.bounds.etp, wider.bounds.cp) = (vec![1], vec![1]);
-    let quiet = Watch { stop: &AtomicBool::new(false), progress: &|_| {} };
-    let outcome = search(&read.job, &wider, &SearchOptions { top: 1, ..*options }, &quiet);
+    let outcome = watched.search(read, &wider, &SearchOptions { top: 1, ..*options });
+    if outcome.stop != StopReason::Exhausted {
+        // The best of some share would depend on the moment.
+        return None;
+    }
     let best = outcome.rows.first().copied()?;
     let beats = found.rows.first().is_none_or(|product| best.value < product.value * (1.0 - 1e-9));
     beats.then_some(best)

@@ -1,285 +1,413 @@
-//! `what-if`: the best plan at each of several GPU counts, GPU types or link speeds.
+//! `what-if`: the best plan at each of several GPU counts, GPU types, link speeds, memory sizes, lengths or prices.
 
 use super::args::{JobArgs, OutputArgs, SpaceArgs, objective, values};
-use super::plan::Watched;
+use super::watched::{EffortArgs, Watched};
 use super::{Verdict, flag_error, out};
 use crate::catalog;
 use crate::cluster::Cluster;
 use crate::error::{Locate, Result};
-use crate::export::{Format, SCHEMA, band_lines, bands, grouped, text};
+use crate::estimate::Time;
+use crate::export::sweep::{Case, Found, Sweep};
+use crate::export::{Format, grouped};
 use crate::import::job::ReadJob;
-use crate::job::{Job, MOST_GPUS};
-use crate::mesh::Convention;
+use crate::job::{Job, MOST_GPUS, Serve, Train, Workload};
+use crate::mesh::divisors;
 use crate::plan::Purpose;
 use crate::rank::{Row, dollars_per_million};
-use crate::search::{Outcome, SearchOptions};
-use crate::units::{BytesPerSec, Seconds};
+use crate::rules::Rule;
+use crate::search::{Outcome, SearchOptions, StopReason};
+use crate::space::{SpaceOptions, fewer};
+use crate::units::{Bytes, BytesPerSec, Seconds, UsdPerHour};
 use clap::Args;
-use serde_json::{Value, json};
-use std::fmt::Write as _;
+use std::collections::BTreeMap;
 
 #[derive(Debug, Args)]
 pub(super) struct WhatIfArgs {
     #[command(flatten)]
     job: JobArgs,
-    /// GPU counts: `8,16,32` or `8..=64`.
+    /// GPU counts: `8,16,32` or `8..=64`. Where no plan takes all of them, the best that leaves some idle.
     #[arg(long)]
     gpus: Option<String>,
-    /// GPU types or clusters, separated by commas; a bare GPU keeps the cluster's nodes.
+    /// GPU types or clusters, separated by commas; a bare GPU keeps the cluster's count.
     #[arg(long, value_name = "NAMES")]
     gpu_types: Option<String>,
     /// Network rates per NIC, separated by commas, as in `100 Gb/s,400 Gb/s`.
     #[arg(long, value_name = "RATES")]
     network: Option<String>,
+    /// Memory sizes of the GPU, separated by commas, as in `80 GiB,141 GB`.
+    #[arg(long, value_name = "SIZES")]
+    hbm: Option<String>,
+    /// Sequence lengths when training, input lengths when serving: `4096,8192`.
+    #[arg(long, value_name = "TOKENS")]
+    seq_lens: Option<String>,
+    /// Prices of a GPU-hour, separated by commas, as in `$2/h,$3.50/h`.
+    #[arg(long, value_name = "PRICES")]
+    prices: Option<String>,
+    /// The largest `model` (of those built in), `batch` or `context` that fits this cluster; several separated by commas.
+    #[arg(long, value_name = "THINGS")]
+    largest: Option<String>,
     #[command(flatten)]
     space: SpaceArgs,
     /// throughput, latency, headroom, cost or balanced (default: throughput).
     #[arg(long)]
     objective: Option<String>,
     #[command(flatten)]
+    effort: EffortArgs,
+    #[command(flatten)]
     output: OutputArgs,
 }
 
-struct Case {
+/// One combination of everything but the count of GPUs.
+#[derive(Clone)]
+struct Variant {
     label: String,
-    read: ReadJob,
-    /// The convention of its plans.
-    convention: Convention,
-    outcome: Outcome,
+    cluster: Cluster,
+    workload: Workload,
+}
+
+impl Variant {
+    fn named(&self, label: &str) -> Self {
+        Self { label: format!("{} {label}", self.label).trim().to_owned(), ..self.clone() }
+    }
 }
 
 pub(super) fn run(args: &WhatIfArgs) -> Result<Verdict> {
-    let format = args.output.format(&[Format::Table, Format::Json, Format::Jsonl, Format::Csv, Format::Markdown])?;
+    let format = args.output.format(&Format::ALL)?;
     args.output.set_threads()?;
     let read = args.job.read()?;
-    let options = SearchOptions { objective: objective(args.objective.as_deref())?, top: 1, ..SearchOptions::default() };
-    let watched = Watched::new(false);
-    let mut cases = Vec::new();
-    for (label, cluster) in clusters(args, &read)? {
-        let job = Job::new(read.job.model.clone(), cluster, read.job.workload).at("what-if")?;
-        let mut case = ReadJob { job, ..read.clone() };
-        case.draft = None;
-        let mut space = args.space.options(&case)?;
-        let mut outcome = watched.search(&case, &space, &options);
-        if outcome.rows.is_empty() && !space.use_fewer {
-            // Odd counts: the best plan that leaves some GPUs idle, which the table names.
-            space.use_fewer = true;
-            let fewer = watched.search(&case, &space, &options);
-            if !fewer.rows.is_empty() {
-                outcome = fewer;
+    let space = args.space.options(&read)?;
+    let exhaustive = args.effort.exhaustive;
+    let objective = objective(args.objective.as_deref())?;
+    let options = SearchOptions { objective, top: 1, exhaustive, ..SearchOptions::default() };
+    let watched = Watched::new(false, args.effort.limit()?);
+    let variants = variants(args, &read)?;
+    let counts = counts(args)?;
+    let largest = wanted(args)?;
+
+    let mut sweep = Sweep { heading: String::new(), cases: Vec::new(), largest: Vec::new(), stopped: None };
+    let all = counts.as_ref().map_or(1, Vec::len) * variants.len();
+    let mut searches: Vec<Searches<'_>> = variants
+        .iter()
+        .map(|variant| Searches::new(&read, variant, &space, options, &watched))
+        .collect::<Result<_>>()?;
+    'sweep: for i in 0..counts.as_ref().map_or(1, Vec::len) {
+        for searches in &mut searches {
+            let gpus = counts.as_ref().map_or_else(|| searches.variant.cluster.gpus(), |all| all[i]);
+            if sweep.heading.is_empty() {
+                sweep.heading = super::plan::heading(&searches.job(gpus)?.job);
             }
-        }
-        cases.push(Case { label, read: case, convention: space.convention(), outcome });
-        if watched.stopped() {
-            out::note(args.output.quiet, "stopped early: the rest of the cases is left out");
-            break;
+            let case = searches.case(gpus)?;
+            if watched.stopped() {
+                sweep.stopped = Some(format!("{}: {} of {all} cases", watched.why(), sweep.cases.len()));
+                break 'sweep;
+            }
+            sweep.cases.push(case);
         }
     }
-    let text = render(format, &cases);
+    for what in largest {
+        if !watched.stopped() {
+            sweep.largest.push((what.name().to_owned(), what.find(&read, &space, options, &watched)));
+        }
+    }
+    if let Some(stopped) = &sweep.stopped {
+        out::note(args.output.quiet, stopped);
+    }
+    let text = match format {
+        Format::Json => out::pretty(&sweep.json()),
+        Format::Jsonl => sweep.cases.iter().map(|c| format!("{}\n", sweep.json_case(c))).collect(),
+        Format::Csv => sweep.csv(),
+        Format::Markdown => sweep.markdown(),
+        Format::Html => sweep.page(),
+        Format::Table => {
+            let (head, rows) = sweep.table();
+            let mut text = format!("{}{}{}", sweep.heading, out::table(head, &rows, &[1, 4]), sweep.chart());
+            let lines = sweep.lines();
+            if !lines.is_empty() {
+                text.push_str(&format!("\n{}\n", lines.join("\n")));
+            }
+            text
+        }
+    };
     out::write(args.output.output.as_deref(), &text)?;
-    Ok(Verdict::of(cases.iter().any(|c| !c.outcome.rows.is_empty())))
+    Ok(Verdict::of(sweep.cases.iter().any(|c| c.found.is_ok())))
 }
 
-/// The clusters to try: every combination of counts, types and rates.
-fn clusters(args: &WhatIfArgs, read: &ReadJob) -> Result<Vec<(String, Cluster)>> {
+/// The counts asked for.
+fn counts(args: &WhatIfArgs) -> Result<Option<Vec<u32>>> {
+    let Some(text) = &args.gpus else { return Ok(None) };
+    let counts = values("--gpus", text)?;
+    match counts.iter().find(|n| **n > MOST_GPUS) {
+        Some(n) => Err(flag_error("--gpus", &n.to_string(), &format!("1 to {MOST_GPUS}"))),
+        None => Ok(Some(counts)),
+    }
+}
+
+/// Every combination of types, rates, sizes, prices and lengths.
+fn variants(args: &WhatIfArgs, read: &ReadJob) -> Result<Vec<Variant>> {
     let base = &read.job.cluster;
-    let mut out: Vec<(String, Cluster)> = Vec::new();
-    match &args.gpu_types {
-        None => out.push((String::new(), base.clone())),
-        Some(names) => {
-            for name in names.split(',').map(str::trim) {
-                let cluster = match catalog::gpu(name) {
-                    Ok(gpu) => catalog::cluster(&format!("{}x{}", base.gpus(), gpu.name))?,
-                    Err(_) => catalog::cluster(name)?,
-                };
-                out.push((cluster.gpu.name.clone(), cluster));
-            }
+    let first = Variant { label: String::new(), cluster: base.clone(), workload: read.job.workload };
+    let mut out = vec![first.clone()];
+    if let Some(names) = &args.gpu_types {
+        out.clear();
+        for name in names.split(',').map(str::trim) {
+            let cluster = match catalog::gpu(name) {
+                Ok(gpu) => catalog::cluster(&format!("{}x{}", base.gpus(), gpu.name))?,
+                Err(_) => catalog::cluster(name)?,
+            };
+            let label = cluster.gpu.name.clone();
+            out.push(Variant { cluster, ..first.named(&label) });
         }
     }
-    if let Some(rates) = &args.network {
-        let mut wider = Vec::new();
-        for (label, cluster) in &out {
-            for rate in rates.split(',').map(str::trim) {
-                let mut other = cluster.clone();
-                other.network.bandwidth = BytesPerSec::parse(rate).at("--network")?;
-                wider.push((format!("{label} {rate}").trim().to_owned(), other));
-            }
+    out = widened(out, args.network.as_deref(), |variant, rate| {
+        variant.cluster.network.bandwidth = BytesPerSec::parse(rate).at("--network")?;
+        Ok(rate.to_owned())
+    })?;
+    out = widened(out, args.hbm.as_deref(), |variant, size| {
+        variant.cluster.gpu.memory = Bytes::parse(size).at("--hbm")?;
+        Ok(size.to_owned())
+    })?;
+    out = widened(out, args.prices.as_deref(), |variant, price| {
+        variant.cluster.gpu.price = Some(UsdPerHour::parse(price).at("--prices")?);
+        Ok(price.to_owned())
+    })?;
+    let lengths = args.seq_lens.as_deref().map(|text| values("--seq-lens", text)).transpose()?;
+    let lengths = lengths.map(|all| all.iter().map(u32::to_string).collect::<Vec<String>>().join(","));
+    widened(out, lengths.as_deref(), |variant, length| {
+        let tokens = values("--seq-lens", length)?[0];
+        variant.workload = match variant.workload {
+            Workload::Train(train) => Workload::Train(Train { seq_len: tokens, ..train }),
+            Workload::Serve(serve) => Workload::Serve(Serve { isl: tokens, ..serve }),
+        };
+        Ok(format!("{length} tokens"))
+    })
+}
+
+/// Each variant with each word of a list applied to it.
+fn widened(
+    variants: Vec<Variant>,
+    list: Option<&str>,
+    apply: impl Fn(&mut Variant, &str) -> Result<String>,
+) -> Result<Vec<Variant>> {
+    let Some(list) = list else { return Ok(variants) };
+    let mut out = Vec::new();
+    for variant in &variants {
+        for word in list.split(',').map(str::trim) {
+            let mut other = variant.clone();
+            let label = apply(&mut other, word)?;
+            out.push(other.named(&label));
         }
-        out = wider;
-    }
-    if let Some(counts) = &args.gpus {
-        let mut wider = Vec::new();
-        for count in values("--gpus", counts)? {
-            if count > MOST_GPUS {
-                return Err(flag_error("--gpus", &count.to_string(), &format!("1 to {MOST_GPUS}")));
-            }
-            for (label, cluster) in &out {
-                wider.push((label.clone(), cluster.resized(count)));
-            }
-        }
-        out = wider;
     }
     Ok(out)
 }
 
-const HEAD: [&str; 10] = [
-    "GPUs",
-    "variant",
-    "used",
-    "idle",
-    "best plan",
-    "memory/GPU",
-    "step or TPOT",
-    "tokens/s, total",
-    "vs linear",
-    "$/Mtok",
-];
+/// The searches of one variant, each count of GPUs once: a case that leaves GPUs idle asks for those of fewer.
+struct Searches<'a> {
+    read: &'a ReadJob,
+    variant: &'a Variant,
+    space: SpaceOptions,
+    use_fewer: bool,
+    options: SearchOptions,
+    watched: &'a Watched,
+    base: Job,
+    /// By count: the best plan on all of so many GPUs, or the nearest miss.
+    done: BTreeMap<u32, std::result::Result<Row, String>>,
+}
 
-fn render(format: Format, cases: &[Case]) -> String {
-    match format {
-        Format::Json => {
-            let results: Vec<Value> = cases.iter().map(|c| json_case(c, cases)).collect();
-            out::pretty(&json!({"schema": SCHEMA, "results": results}))
+impl<'a> Searches<'a> {
+    fn new(
+        read: &'a ReadJob,
+        variant: &'a Variant,
+        space: &SpaceOptions,
+        options: SearchOptions,
+        watched: &'a Watched,
+    ) -> Result<Self> {
+        let base = Job::new(read.job.model.clone(), variant.cluster.clone(), variant.workload).at("what-if")?;
+        let use_fewer = space.use_fewer;
+        let space = SpaceOptions { use_fewer: false, ..space.clone() };
+        Ok(Self { read, variant, space, use_fewer, options, watched, base, done: BTreeMap::new() })
+    }
+
+    fn job(&self, gpus: u32) -> Result<ReadJob> {
+        let cluster =
+            if gpus == self.variant.cluster.gpus() { self.variant.cluster.clone() } else { self.variant.cluster.resized(gpus) };
+        let job = Job::new(self.base.model.clone(), cluster, self.variant.workload).at("what-if")?;
+        Ok(ReadJob {
+            id: None,
+            job,
+            framework: self.read.framework,
+            convention: self.read.convention,
+            draft: None,
+        })
+    }
+
+    /// The best plan on all of so many GPUs.
+    fn all_of(&mut self, gpus: u32) -> Result<std::result::Result<Row, String>> {
+        if let Some(known) = self.done.get(&gpus) {
+            return Ok(known.clone());
         }
-        Format::Jsonl => cases.iter().map(|c| format!("{}\n", json_case(c, cases))).collect(),
-        Format::Csv => {
-            let mut text = String::new();
-            let keys = [
-                "gpus",
-                "variant",
-                "used",
-                "idle",
-                "plan",
-                "memory",
-                "time",
-                "tokens_per_s",
-                "vs_linear",
-                "usd_per_mtok",
-            ];
-            text::push_record(&mut text, &keys.map(str::to_owned));
-            for case in cases {
-                text::push_record(&mut text, &cells(case, cases));
+        let outcome = self.watched.search(&self.job(gpus)?, &self.space, &self.options);
+        let found = outcome.rows.first().copied().ok_or_else(|| nearest_miss(&outcome));
+        if outcome.stop == StopReason::Exhausted {
+            self.done.insert(gpus, found.clone());
+        }
+        Ok(found)
+    }
+
+    fn case(&mut self, gpus: u32) -> Result<Case> {
+        let mut best = self.all_of(gpus)?;
+        if best.is_err() || self.use_fewer {
+            for count in fewer(gpus, self.variant.cluster.gpus_per_node) {
+                let Ok(row) = self.all_of(count)? else { continue };
+                if self.watched.stopped() {
+                    break;
+                }
+                if best.as_ref().is_ok_and(|now| now.order(&row).is_le()) {
+                    continue;
+                }
+                best = Ok(row);
             }
-            text
         }
-        Format::Markdown => {
-            let rows: Vec<Vec<String>> = cases.iter().map(|c| cells(c, cases)).collect();
-            text::markdown_table(&HEAD, &rows)
-        }
-        Format::Table | Format::Html => {
-            let rows: Vec<Vec<String>> = cases.iter().map(|c| cells(c, cases)).collect();
-            let mut text = cases.first().map(|c| super::plan::heading(&c.read.job)).unwrap_or_default();
-            text.push_str(&out::table(&HEAD, &rows, &[1, 4]));
-            for line in band_notes(cases) {
-                let _ = writeln!(text, "times {line}");
-            }
-            chart(cases, &mut text);
-            text
+        Ok(Case {
+            gpus,
+            variant: self.variant.label.clone(),
+            gpu: self.variant.cluster.gpu.name.clone(),
+            found: best.map(|row| self.found(&row)),
+        })
+    }
+
+    fn found(&self, row: &Row) -> Found {
+        let purpose = if self.base.train().is_some() { Purpose::Train } else { Purpose::Serve };
+        let said = row.plan.convention(self.space.convention());
+        let memory = &row.estimate.memory;
+        Found {
+            used: row.plan.mesh.world(),
+            plan: row.plan.text(said, purpose),
+            formula: said.formula(&row.plan.mesh),
+            memory: memory.ledger.bytes(),
+            utilization: memory.utilization(),
+            time: match &row.estimate.time {
+                Time::Train(step) => step.seconds(),
+                Time::Serve(service) => Seconds::new(service.tpot_s),
+            },
+            tokens_per_s: row.estimate.tokens_per_s(&self.base),
+            usd_per_million: dollars_per_million(&self.base, &row.plan, &row.estimate),
         }
     }
 }
 
-/// What the bands of the cases' times mean, each once.
-fn band_notes(cases: &[Case]) -> Vec<String> {
-    let mut out: Vec<String> = Vec::new();
-    for (case, row) in cases.iter().filter_map(|c| c.outcome.rows.first().map(|row| (c, row))) {
-        let bands = bands(&case.read.job, case.read.framework, &row.plan, &row.estimate);
-        let shown: Vec<_> = bands.into_iter().filter(|(key, ..)| *key != "ttft").collect();
-        for line in band_lines(&shown) {
-            if !out.contains(&line) {
-                out.push(line);
-            }
-        }
-    }
-    out
-}
-
-/// Tokens per second and GPU against the first case that fits.
-fn against_linear(case: &Case, row: &Row, cases: &[Case]) -> Option<f64> {
-    let rate = |c: &Case, r: &Row| r.estimate.tokens_per_s(&c.read.job) / f64::from(r.plan.mesh.world());
-    let (first, base) = cases.iter().find_map(|c| c.outcome.rows.first().map(|r| (c, r)))?;
-    Some(rate(case, row) / rate(first, base))
-}
-
-fn nearest_miss(case: &Case) -> String {
-    let funnel = &case.outcome.funnel;
+fn nearest_miss(outcome: &Outcome) -> String {
+    let funnel = &outcome.funnel;
     let all = || funnel.plan_rules.iter().chain(&funnel.mesh_rules);
-    let memory = all().find(|t| t.rule == crate::rules::Rule::Memory);
+    let memory = all().find(|t| t.rule == Rule::Memory);
     let miss = memory.or_else(|| all().max_by_key(|t| t.refused)).and_then(|t| t.nearest);
     miss.map_or_else(|| "nothing fits".to_owned(), |(_, miss)| format!("nothing fits: {miss}"))
 }
 
-fn plan_text(case: &Case, row: &Row) -> String {
-    let purpose = if case.read.job.train().is_some() { Purpose::Train } else { Purpose::Serve };
-    row.plan.text(row.plan.convention(case.convention), purpose)
+/// What may be asked for the largest of.
+#[derive(Clone, Copy)]
+enum Largest {
+    Model,
+    Batch,
+    Context,
 }
 
-fn cells(case: &Case, cases: &[Case]) -> Vec<String> {
-    let gpus = case.read.job.gpus();
-    let mut out = vec![gpus.to_string(), case.label.clone()];
-    match case.outcome.rows.first() {
-        None => {
-            out.extend(["0".to_owned(), gpus.to_string(), nearest_miss(case)]);
-            out.extend(vec![String::new(); 5]);
-        }
-        Some(row) => {
-            let used = row.plan.mesh.world();
-            let m = &row.estimate.memory;
-            let time = match &row.estimate.time {
-                crate::estimate::Time::Train(step) => step.seconds(),
-                crate::estimate::Time::Serve(s) => Seconds::new(s.tpot_s),
-            };
-            out.push(used.to_string());
-            out.push((gpus - used).to_string());
-            out.push(plan_text(case, row));
-            out.push(format!("{} ({:.0}%)", m.ledger.bytes(), m.utilization() * 100.0));
-            out.push(time.to_string());
-            out.push(grouped(row.estimate.tokens_per_s(&case.read.job)));
-            out.push(against_linear(case, row, cases).map_or_else(String::new, |e| format!("{:.0}%", e * 100.0)));
-            let cost = dollars_per_million(&case.read.job, &row.plan, &row.estimate);
-            out.push(cost.map_or_else(String::new, |c| format!("{c:.3}")));
+fn wanted(args: &WhatIfArgs) -> Result<Vec<Largest>> {
+    let all = [Largest::Model, Largest::Batch, Largest::Context];
+    let words = args.largest.iter().flat_map(|text| text.split(',')).map(str::trim);
+    words
+        .map(|word| {
+            let known = all.into_iter().find(|l| l.name() == word.to_ascii_lowercase());
+            known.ok_or_else(|| flag_error("--largest", word, "model, batch, context"))
+        })
+        .collect()
+}
+
+impl Largest {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Model => "model",
+            Self::Batch => "batch",
+            Self::Context => "context",
         }
     }
-    out
-}
 
-fn json_case(case: &Case, cases: &[Case]) -> Value {
-    let gpus = case.read.job.gpus();
-    match case.outcome.rows.first() {
-        None => json!({
-            "schema": SCHEMA, "gpus": gpus, "variant": case.label, "gpu": case.read.job.cluster.gpu.name,
-            "verdict": "rejected", "used": 0, "idle": gpus, "nearest_miss": nearest_miss(case),
-        }),
-        Some(row) => json!({
-            "schema": SCHEMA,
-            "gpus": gpus,
-            "variant": case.label,
-            "gpu": case.read.job.cluster.gpu.name,
-            "verdict": "fits",
-            "used": row.plan.mesh.world(),
-            "idle": gpus - row.plan.mesh.world(),
-            "plan": plan_text(case, row),
-            "formula": row.plan.convention(case.convention).formula(&row.plan.mesh),
-            "memory_bytes": row.estimate.memory.ledger.total(),
-            "utilization": row.estimate.memory.utilization(),
-            "tokens_per_s": row.estimate.tokens_per_s(&case.read.job),
-            "against_linear": against_linear(case, row, cases),
-            "usd_per_million_tokens": dollars_per_million(&case.read.job, &row.plan, &row.estimate),
-        }),
+    /// The largest on the job's own cluster: candidates are tried from the largest down, so no rule on sizes is assumed.
+    fn find(self, read: &ReadJob, space: &SpaceOptions, options: SearchOptions, watched: &Watched) -> String {
+        let found = match self {
+            Self::Model => largest_model(read, space, options, watched),
+            Self::Batch => largest_batch(read, space, options, watched),
+            Self::Context => largest_context(read, space, options, watched),
+        };
+        found.unwrap_or_else(|| "none".to_owned())
     }
 }
 
-/// Bars of tokens per second.
-fn chart(cases: &[Case], text: &mut String) {
-    let rate = |c: &Case| c.outcome.rows.first().map_or(0.0, |r| r.estimate.tokens_per_s(&c.read.job));
-    let most = cases.iter().map(rate).fold(0.0, f64::max);
-    if cases.len() < 2 || cases.len() > 64 || most <= 0.0 {
-        return;
+/// The best plans of a changed job, if it is sound.
+fn searched(
+    read: &ReadJob,
+    job: std::result::Result<Job, crate::job::JobError>,
+    space: &SpaceOptions,
+    options: SearchOptions,
+    watched: &Watched,
+) -> Option<Outcome> {
+    let changed = ReadJob { id: None, job: job.ok()?, framework: read.framework, convention: read.convention, draft: None };
+    Some(watched.search(&changed, space, &options)).filter(|outcome| !outcome.rows.is_empty())
+}
+
+fn largest_model(read: &ReadJob, space: &SpaceOptions, options: SearchOptions, watched: &Watched) -> Option<String> {
+    let mut models: Vec<_> = catalog::models().iter().map(|entry| (entry.name(), entry.model())).collect();
+    models.sort_by(|a, b| b.1.params().cmp(&a.1.params()).then(a.0.cmp(b.0)));
+    let own = read.job.model.quant();
+    models.into_iter().find_map(|(name, model)| {
+        let workload = match read.job.workload {
+            // A format that is the checkpoint's own is the other checkpoint's own.
+            Workload::Serve(serve) if serve.quant == own => Workload::Serve(Serve { quant: model.quant(), ..serve }),
+            same @ (Workload::Serve(_) | Workload::Train(_)) => same,
+        };
+        let job = Job::new(model.clone(), read.job.cluster.clone(), workload);
+        searched(read, job, space, options, watched)?;
+        Some(format!("{name} ({:.1}B parameters, of the built-in models)", model.params() as f64 / 1e9))
+    })
+}
+
+fn largest_batch(read: &ReadJob, space: &SpaceOptions, options: SearchOptions, watched: &Watched) -> Option<String> {
+    let (model, cluster) = (&read.job.model, &read.job.cluster);
+    match read.job.workload {
+        Workload::Train(train) => divisors(u64::from(train.global_batch)).into_iter().rev().find_map(|batch| {
+            let mut space = space.clone();
+            space.bounds.micro_batch = vec![batch as u32];
+            searched(read, Ok(read.job.clone()), &space, options, watched)?;
+            let tokens = grouped(batch as f64 * f64::from(train.seq_len));
+            Some(format!("micro-batches of {batch} sequences ({tokens} tokens)"))
+        }),
+        Workload::Serve(serve) => (0..=16).rev().map(|k| 1_u32 << k).find_map(|concurrency| {
+            let workload = Workload::Serve(Serve { concurrency, ..serve });
+            let options = SearchOptions { top: 50, ..options };
+            let job = Job::new(model.clone(), cluster.clone(), workload);
+            let outcome = searched(read, job, space, options, watched)?;
+            let holds = |row: &Row| row.estimate.service().is_some_and(|s| s.concurrency >= f64::from(concurrency));
+            let context = grouped(f64::from(serve.isl) + f64::from(serve.osl));
+            outcome.rows.iter().chain(&outcome.frontier).any(holds).then(|| {
+                format!("{} requests of {context} tokens in flight (powers of two tried)", grouped(f64::from(concurrency)))
+            })
+        }),
     }
-    text.push_str("\ntokens/s, total\n");
-    for case in cases {
-        let bar = "#".repeat((rate(case) / most * 60.0).round() as usize);
-        let label = format!("{} {}", case.read.job.gpus(), case.label);
-        let _ = writeln!(text, "{:>24} {bar} {}", label.trim(), grouped(rate(case)));
-    }
+}
+
+fn largest_context(read: &ReadJob, space: &SpaceOptions, options: SearchOptions, watched: &Watched) -> Option<String> {
+    let (model, cluster) = (&read.job.model, &read.job.cluster);
+    let most = model.spec().max_positions;
+    let lower = (0..31).rev().map(|k| 1_u32 << k).filter(|tokens| *tokens < most);
+    std::iter::once(most).chain(lower).find_map(|tokens| {
+        let workload = match read.job.workload {
+            Workload::Train(train) => Workload::Train(Train { seq_len: tokens, ..train }),
+            Workload::Serve(serve) => {
+                let isl = tokens.checked_sub(serve.osl).filter(|isl| *isl > 0)?;
+                Workload::Serve(Serve { isl, ..serve })
+            }
+        };
+        searched(read, Job::new(model.clone(), cluster.clone(), workload), space, options, watched)?;
+        let limit = if tokens == most { "the model's own limit" } else { "powers of two tried" };
+        Some(format!("{} tokens ({limit})", grouped(f64::from(tokens))))
+    })
 }

@@ -77,7 +77,7 @@ mod tests {
 
     #[test]
     fn every_layer_is_in_one_stage() {
-        for name in ["deepseek-v3", "gemma-3-27b", "qwen3-235b-a22b", "llama-3-8b"] {
+        for name in ["deepseek-v3", "gemma-4-26b-a4b", "qwen3-235b-a22b", "llama-3-8b"] {
             let model = catalog::model(name).unwrap();
             for pp in 1..=model.layers().min(40) {
                 let mesh = Mesh::new(1, 1, pp, 1, 1, 1).unwrap();

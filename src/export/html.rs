@@ -11,22 +11,44 @@ white-space:nowrap}th:nth-child(2),td:nth-child(2),th:last-child,td:last-child{t
 pre{background:#f6f8fa;padding:1rem;overflow:auto}svg text{font:12px system-ui,sans-serif}\
 .key span{display:inline-block;margin-right:1rem}.key i{display:inline-block;width:.8em;height:.8em;margin-right:.3em}";
 
-const COLORS: [&str; 15] = [
+pub(super) const COLORS: [&str; 15] = [
     "#4c78a8", "#f58518", "#54a24b", "#e45756", "#72b7b2", "#b279a2", "#ff9da6", "#9d755d", "#bab0ac", "#2f4b7c",
     "#a05195", "#ffa600", "#665191", "#d45087", "#003f5c",
 ];
 
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+/// The start of a page; the title is escaped already.
+pub(super) fn head(title: &str) -> String {
+    format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title><style>{STYLE}</style></head>\n<body><h1>{title}</h1>\n"
+    )
+}
+
+/// A table.
+pub(super) fn table(out: &mut String, head: &[&str], rows: &[Vec<String>]) {
+    out.push_str("<table><thead><tr>");
+    for cell in head {
+        let _ = write!(out, "<th>{}</th>", escape(cell));
+    }
+    out.push_str("</tr></thead><tbody>\n");
+    for row in rows {
+        out.push_str("<tr>");
+        for cell in row {
+            let _ = write!(out, "<td>{}</td>", escape(cell));
+        }
+        out.push_str("</tr>\n");
+    }
+    out.push_str("</tbody></table>\n");
 }
 
 /// The page.
 #[must_use]
 pub fn page(r: &Ranking<'_>) -> String {
     let title = escape(&format!("{} on {}", r.job.model.name(), r.job.cluster));
-    let mut out = format!(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title><style>{STYLE}</style></head>\n<body><h1>{title}</h1>\n"
-    );
+    let mut out = head(&title);
     let _ = writeln!(
         out,
         "<p>Convention <b>{}</b>: {}. Objective: {}. Plans marked = are as good as the best within {:.0}%.</p>",
@@ -35,20 +57,8 @@ pub fn page(r: &Ranking<'_>) -> String {
         r.objective.meaning(),
         rank::TIE * 100.0
     );
-    let (head, rows) = cells(r);
-    out.push_str("<table><thead><tr>");
-    for cell in head {
-        let _ = write!(out, "<th>{}</th>", escape(cell));
-    }
-    out.push_str("</tr></thead><tbody>\n");
-    for row in &rows {
-        out.push_str("<tr>");
-        for cell in row {
-            let _ = write!(out, "<td>{}</td>", escape(cell));
-        }
-        out.push_str("</tr>\n");
-    }
-    out.push_str("</tbody></table>\n");
+    let (columns, rows) = cells(r);
+    table(&mut out, &columns, &rows);
     let names: Vec<String> = rows.iter().map(|row| row[1].clone()).collect();
     let memory: Vec<Vec<(&str, f64)>> = r
         .outcome

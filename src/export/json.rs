@@ -381,6 +381,8 @@ pub fn ranking(r: &Ranking<'_>) -> Value {
             "priced": o.priced,
             "fit": o.fit,
             "exhausted": o.stop == StopReason::Exhausted,
+            "stop": o.stop.name(),
+            "share": o.share(),
         },
     })
 }

@@ -3,6 +3,7 @@
 pub mod html;
 pub mod json;
 pub mod lint;
+pub mod sweep;
 pub mod text;
 pub mod trace;
 pub mod verify;
@@ -15,7 +16,7 @@ use crate::job::Job;
 use crate::mesh::Convention;
 use crate::plan::{Plan, Purpose};
 use crate::rank::{self, Objective, Row};
-use crate::search::Outcome;
+use crate::search::{Outcome, StopReason};
 use crate::units::{Bytes, Seconds};
 
 /// The error bands of an estimate's times, from the built-in residuals: what it is called, seconds, band.
@@ -330,6 +331,15 @@ pub fn funnel_lines(r: &Ranking<'_>) -> Vec<String> {
         if funnel.meshes == 1 { "1 mesh".to_owned() } else { format!("{} meshes", grouped(funnel.meshes as f64)) },
         counted(r.outcome.plans, "plan")
     )];
+    let stopped = match r.outcome.stop {
+        StopReason::Exhausted => None,
+        StopReason::Interrupted => Some("stopped early"),
+        StopReason::TimeLimit => Some("time limit reached"),
+    };
+    if let Some(why) = stopped {
+        let share = r.outcome.share() * 100.0;
+        out.push(format!("{why}: {share:.1}% of the plans were covered, and only they are counted and ranked"));
+    }
     let mut before = funnel.meshes;
     let describe = |tally: &crate::search::Tally, before: u64, of: &str| {
         let nearest = tally.nearest.map_or_else(String::new, |(plan, miss)| {

@@ -26,8 +26,7 @@ impl Cuts {
         let mut cuts: Vec<(Key, Cut, Cut)> = Vec::new();
         let Workload::Train(train) = &job.workload else { return Self { cuts } };
         let mut seen = Vec::new();
-        for at in 0..plans.blocks() {
-            let block = plans.block(at);
+        for block in plans.blocks() {
             let pp = block.mesh.pp();
             // More stages than layers are refused before anybody asks for their cut.
             if pp > job.model.layers() || seen.contains(&pp) {

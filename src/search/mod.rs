@@ -7,6 +7,7 @@
 mod cuts;
 mod keep;
 mod known;
+mod layers;
 mod walk;
 
 use crate::job::Job;
@@ -152,7 +153,7 @@ pub fn search(job: &Job, space: &SpaceOptions, options: &SearchOptions, watch: &
 }
 
 /// Blocks that a thread takes at once: few enough to share the end of a search evenly, enough not to meet at the counter.
-const CHUNK: usize = 8;
+const CHUNK: usize = 16;
 
 /// Searches a space that was enumerated before, with the same options.
 #[must_use]
@@ -166,17 +167,18 @@ pub fn search_space(
     let cuts = Cuts::new(job, space.convention(), plans);
     let known = Known::new();
     let next = AtomicUsize::new(0);
+    let order = plans.alike_first();
     // One walk a thread, however many blocks: memory does not grow with the space.
     let walked = rayon::broadcast(|_| {
         let mut walk = Walk::new(job, space, options, &cuts, &known);
         loop {
             let from = next.fetch_add(CHUNK, Ordering::Relaxed);
-            if from >= plans.blocks() || watch.stop.load(Ordering::Relaxed) {
+            if from >= order.len() || watch.stop.load(Ordering::Relaxed) {
                 return walk.kept;
             }
             let before = walk.kept.covered;
-            for at in from..(from + CHUNK).min(plans.blocks()) {
-                walk.block(&plans.block(at));
+            for &at in &order[from..(from + CHUNK).min(order.len())] {
+                walk.block(&plans.block(at as usize));
             }
             (watch.progress)(walk.kept.covered - before);
         }

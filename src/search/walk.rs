@@ -4,12 +4,12 @@ use super::SearchOptions;
 use super::cuts::Cuts;
 use super::keep::{Kept, insert};
 use super::known::{Known, ROOM, behind};
+use super::layers::SharedLayers;
 use crate::cost::{MemoryLedger, MemoryTerm, TimeLedger, TimeTerm};
-use crate::estimate::train::{self, Bare, Layers, Priced, Pricing, Step};
+use crate::estimate::train::{self, Priced, Step};
 use crate::estimate::{self, Cut, Estimate, Memory, Time};
 use crate::job::{Job, Train, Workload};
 use crate::mesh::Convention;
-use crate::model::MOST_KINDS;
 use crate::plan::{Knobs, Plan, Recompute};
 use crate::rank::{Row, trade};
 use crate::rules::{self, Rejection, Rule};
@@ -28,24 +28,30 @@ pub(super) struct Walk<'a> {
     best: Vec<Row>,
     /// What the block's plans share, by way of recomputing.
     shared: Vec<Shared<'a>>,
-    /// Prices the block's layers, once a plan may matter.
-    pricing: Option<Pricing<'a>>,
-    /// Layers of the mesh and micro-batch at hand, before anything is recomputed.
-    bare: Option<[Bare; MOST_KINDS]>,
+    /// Layers of the block, priced once a plan may matter.
+    layers: SharedLayers<'a>,
     /// Floors of what sorts of stages hold through a step: by interleaving, schedule, ZeRO, offload and sort.
     held: Vec<f64>,
+    /// Whether `shared` is about the micro-batch, interleaving and schedule at hand.
+    turned: bool,
 }
 
 /// What plans of one mesh and one way of recomputing share.
 struct Shared<'a> {
     recompute: Recompute,
     priced: Priced<'a>,
-    /// Layers of the micro-batch at hand.
-    layers: Option<Layers>,
     /// A floor of the step for micro-batch, interleaving and schedule at hand.
     step_floor: Option<f64>,
+    /// The least memory with which a plan of these was proven hopeless: so are all that need more.
+    hopeless_from: f64,
     /// Floors of what moves in each sort of stages, for the same.
     moving: Vec<f64>,
+}
+
+impl<'a> Shared<'a> {
+    const fn new(recompute: Recompute, priced: Priced<'a>) -> Self {
+        Self { recompute, priced, step_floor: None, hopeless_from: f64::INFINITY, moving: Vec::new() }
+    }
 }
 
 impl<'a> Walk<'a> {
@@ -66,9 +72,9 @@ impl<'a> Walk<'a> {
             kept: Kept::new(),
             best: Vec::new(),
             shared: Vec::new(),
-            pricing: None,
-            bare: None,
+            layers: SharedLayers::new(job, space.convention()),
             held: Vec::new(),
+            turned: false,
         }
     }
 
@@ -159,10 +165,6 @@ impl<'a> Walk<'a> {
         }
         self.share(train, block);
         for &micro_batch in block.micro_batches {
-            self.bare = None;
-            for shared in &mut self.shared {
-                shared.layers = None;
-            }
             let mut held_at = 0;
             for &vpp in block.vpps {
                 for &schedule in block.schedules {
@@ -171,12 +173,13 @@ impl<'a> Walk<'a> {
                         self.each(block, knobs);
                         continue;
                     };
-                    self.turn(block, knobs, held_cut);
-                    for &zero in block.zeros {
-                        let knobs = Knobs { zero, ..knobs };
-                        self.recomputed(block, knobs, held_at, held_cut, cut);
-                        held_at += block.offloads.len() * held_cut.sorts.len();
+                    self.turned = false;
+                    let each = block.offloads.len() * held_cut.sorts.len();
+                    // Higher stages need less memory: what is hopeless with them is so without.
+                    for (i, &zero) in block.zeros.iter().enumerate().rev() {
+                        self.recomputed(block, Knobs { zero, ..knobs }, held_at + i * each, held_cut, cut);
                     }
+                    held_at += each * block.zeros.len();
                 }
             }
         }
@@ -185,17 +188,14 @@ impl<'a> Walk<'a> {
     /// Prices what the plans of a block share.
     fn share(&mut self, train: &'a Train, block: &MeshBlock<'_>) {
         let job = self.job;
-        self.pricing = None;
+        self.layers.turn();
         self.shared.truncate(block.recomputes.len());
         for (at, &recompute) in block.recomputes.iter().enumerate() {
             let plan = block.plan(Knobs { recompute, ..first_knobs(block) });
             let priced = Priced::new(job, train, self.convention, &plan);
             match self.shared.get_mut(at) {
                 Some(shared) => (shared.recompute, shared.priced) = (recompute, priced),
-                None => {
-                    let moving = Vec::new();
-                    self.shared.push(Shared { recompute, priced, layers: None, step_floor: None, moving });
-                }
+                None => self.shared.push(Shared::new(recompute, priced)),
             }
         }
         self.held.clear();
@@ -217,14 +217,14 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Turns to a micro-batch, interleaving and schedule.
+    /// Turns to a micro-batch, interleaving and schedule, if that has not happened.
     fn turn(&mut self, block: &MeshBlock<'_>, knobs: Knobs, cut: &Cut) {
-        if self.options.exhaustive {
+        if self.options.exhaustive || std::mem::replace(&mut self.turned, true) {
             return;
         }
         for shared in &mut self.shared {
             shared.priced.aim(&block.plan(Knobs { recompute: shared.recompute, ..knobs }));
-            shared.step_floor = None;
+            (shared.step_floor, shared.hopeless_from) = (None, f64::INFINITY);
             shared.moving.clear();
             shared.moving.extend(cut.sorts.iter().map(|at| shared.priced.moving_floor(at)));
         }
@@ -250,6 +250,11 @@ impl<'a> Walk<'a> {
         }
         self.kept.priced += alike as u64;
         let sorts = held_cut.sorts.len();
+        if self.held_alone_is_too_much(held_at, sorts, block.offloads.len()) {
+            self.kept.plan[Rule::Memory as usize].refused += alike as u64;
+            return;
+        }
+        self.turn(block, knobs, held_cut);
         for at in 0..block.recomputes.len() {
             for (i, &optimizer_offload) in block.offloads.iter().enumerate() {
                 let plan = block.plan(Knobs { recompute: block.recomputes[at], optimizer_offload, ..knobs });
@@ -261,6 +266,23 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// Whether no offload leaves room for what stages hold through a step, nor a miss near enough to be named.
+    fn held_alone_is_too_much(&self, held_at: usize, sorts: usize, offloads: usize) -> bool {
+        if self.options.exhaustive {
+            return false;
+        }
+        let capacity = self.job.cluster.gpu.memory.get();
+        let most = |floors: &[f64]| floors.iter().copied().fold(0.0, f64::max);
+        let least = self.held[held_at..].chunks_exact(sorts).take(offloads).map(most).fold(f64::INFINITY, f64::min);
+        behind(least, capacity) && !self.could_be_nearest(least)
+    }
+
+    /// Whether a plan that needs at least so many bytes, too many, could be the nearest miss.
+    fn could_be_nearest(&self, floor: f64) -> bool {
+        let capacity = self.job.cluster.gpu.memory.get();
+        self.kept.plan[Rule::Memory as usize].could_be_nearest(floor * (1.0 - ROOM) / capacity)
+    }
+
     /// Whether a plan may change anything but the counts, which are taken here when it cannot.
     fn may_matter(&mut self, plan: &Plan, at: usize, held: std::ops::Range<usize>) -> bool {
         let shared = &self.shared[at];
@@ -268,11 +290,10 @@ impl<'a> Walk<'a> {
         let floor = floors.map(|(held, moving)| held + moving).fold(0.0, f64::max);
         let capacity = self.job.cluster.gpu.memory.get();
         if behind(floor, capacity) {
-            let tallied = &mut self.kept.plan[Rule::Memory as usize];
-            if tallied.could_be_nearest(floor * (1.0 - ROOM) / capacity) {
+            if self.could_be_nearest(floor) {
                 return true;
             }
-            tallied.refused += 1;
+            self.kept.plan[Rule::Memory as usize].refused += 1;
             return false;
         }
         if !behind(capacity, shared.priced.ceiling(floor)) || !self.is_hopeless(plan, at, floor) {
@@ -284,6 +305,9 @@ impl<'a> Walk<'a> {
 
     /// Whether a plan that needs at least `floor` bytes can neither be among the best nor on the frontier.
     fn is_hopeless(&mut self, plan: &Plan, at: usize, floor: f64) -> bool {
+        if floor >= self.shared[at].hopeless_from {
+            return true;
+        }
         let seconds = self.step_floor(plan, at);
         let (mut bytes, mut time) = (MemoryLedger::EMPTY, TimeLedger::EMPTY);
         bytes.add(MemoryTerm::Weights, floor);
@@ -298,7 +322,11 @@ impl<'a> Walk<'a> {
             return false;
         }
         let (first, second) = trade(self.job, &Row { plan: *plan, estimate, value });
-        self.known.beats(first, second)
+        let hopeless = self.known.beats(first, second);
+        if hopeless {
+            self.shared[at].hopeless_from = floor;
+        }
+        hopeless
     }
 
     /// A floor of the step of a plan, the same for every ZeRO and offload.
@@ -306,24 +334,10 @@ impl<'a> Walk<'a> {
         if let Some(seconds) = self.shared[at].step_floor {
             return seconds;
         }
-        let (pricing, layers) = self.layers(plan, at);
+        let (pricing, layers) = self.layers.of(plan);
         let seconds = train::step_floor(pricing, layers);
         self.shared[at].step_floor = Some(seconds);
         seconds
-    }
-
-    /// The layers of a plan, priced for the first that asks.
-    fn layers(&mut self, plan: &Plan, at: usize) -> (&Pricing<'a>, &Layers) {
-        let job: &'a Job = self.job;
-        let convention = self.convention;
-        let pricing = self.pricing.get_or_insert_with(|| {
-            let train = job.train().expect("a training space");
-            Pricing::new(job, train, convention, plan)
-        });
-        pricing.aim(plan);
-        let bare = self.bare.get_or_insert_with(|| pricing.bare_layers());
-        let layers = self.shared[at].layers.get_or_insert_with(|| pricing.recomputed(bare));
-        (pricing, layers)
     }
 
     /// One plan in full.
@@ -341,7 +355,7 @@ impl<'a> Walk<'a> {
                 return;
             }
         }
-        let (pricing, layers) = self.layers(plan, at);
+        let (pricing, layers) = self.layers.of(plan);
         let step = train::step_of(pricing, layers, cut);
         self.take(plan, Estimate { memory, time: Time::Train(step) });
     }

@@ -56,7 +56,7 @@ fn every_format_of_every_command_that_has_it() {
         (format!("plan {QWEN} --top 3"), &["table", "json", "jsonl", "csv", "markdown", "html"][..]),
         (format!("estimate {QWEN} ep8xpp2"), &["table", "json", "jsonl"]),
         (format!("compare {QWEN} ep8xpp2 tp8xdp2"), &["table", "json", "markdown"]),
-        (format!("what-if {QWEN} --gpus 8,16"), &["table", "json", "jsonl", "csv", "markdown"]),
+        (format!("what-if {QWEN} --gpus 8,16"), &["table", "json", "jsonl", "csv", "markdown", "html"]),
         (format!("explain {QWEN} ep8xpp2"), &["table", "json"]),
         (format!("launch {QWEN} ep8xpp2"), &["table", "json"]),
         ("list gpus".to_owned(), &["table", "json", "jsonl", "csv", "markdown"]),

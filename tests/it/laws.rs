@@ -166,7 +166,7 @@ proptest! {
     #[test]
     fn degrees_multiply_to_the_world_in_both_grids(job in job(), pick in any::<usize>()) {
         let space = small_space(&job, pick);
-        for block in &Space::new(&job, &space).blocks {
+        for block in Space::new(&job, &space).blocks() {
             let m = &block.mesh;
             let world = if space.use_fewer { m.world() } else { job.gpus() };
             prop_assert_eq!(m.tp() * m.cp() * m.pp() * m.dp_attention(), world);

@@ -12,6 +12,7 @@ mod pipelines;
 mod published;
 mod ranks;
 mod schema;
+mod search;
 mod tidy;
 mod tool;
 mod validation;

@@ -81,11 +81,8 @@ fn the_space_is_every_factorisation_once() {
         let job = training("mixtral-8x7b", &format!("{n}xh100"), 4096, 96);
         let space = Space::new(&job, &SpaceOptions::default());
         assert_eq!(space.factorisations, plain.len() as u64);
-        let mut found: Vec<Degrees> = space
-            .blocks
-            .iter()
-            .map(|b| [b.mesh.tp(), b.mesh.ep(), b.mesh.pp(), b.mesh.product_dp().unwrap()])
-            .collect();
+        let mut found: Vec<Degrees> =
+            space.blocks().map(|b| [b.mesh.tp(), b.mesh.ep(), b.mesh.pp(), b.mesh.product_dp().unwrap()]).collect();
         found.sort_unstable();
         assert_eq!(found, plain, "{n}");
     }
@@ -97,10 +94,10 @@ fn the_space_is_every_factorisation_once() {
 fn fewer_gpus_are_every_factorisation_of_each_number() {
     let job = training("mixtral-8x7b", "12xh100", 4096, 96);
     let space = Space::new(&job, &SpaceOptions { use_fewer: true, ..SpaceOptions::default() });
-    let worlds: std::collections::BTreeSet<u32> = space.blocks.iter().map(|b| b.mesh.world()).collect();
+    let worlds: std::collections::BTreeSet<u32> = space.blocks().map(|b| b.mesh.world()).collect();
     assert_eq!(worlds, (6..=12).collect(), "down to half of them");
     for n in worlds {
-        let of_n = space.blocks.iter().filter(|b| b.mesh.world() == n).count();
+        let of_n = space.blocks().filter(|b| b.mesh.world() == n).count();
         assert_eq!(of_n, factorisations(n).len(), "{n}");
     }
 }
@@ -111,9 +108,9 @@ fn pins_cut_the_space_and_nothing_else() {
     let all = Space::new(&job, &SpaceOptions::default());
     let bounds = Bounds { tp: vec![1, 2], ep: vec![4, 8], pp: vec![1, 2, 4], ..Bounds::default() };
     let some = Space::new(&job, &SpaceOptions { bounds, ..SpaceOptions::default() });
-    let meshes: Vec<Mesh> = some.blocks.iter().map(|b| b.mesh).collect();
+    let meshes: Vec<Mesh> = some.blocks().map(|b| b.mesh).collect();
     let filtered: Vec<Mesh> =
-        all.blocks.iter().map(|b| b.mesh).filter(|m| m.tp() <= 2 && [4, 8].contains(&m.ep()) && m.pp() <= 4).collect();
+        all.blocks().map(|b| b.mesh).filter(|m| m.tp() <= 2 && [4, 8].contains(&m.ep()) && m.pp() <= 4).collect();
     assert_eq!(meshes, filtered);
     assert!(!meshes.is_empty());
 }

@@ -8,7 +8,7 @@ use crate::cost::ops::{self, Part};
 use crate::framework::{GroupKind, group};
 use crate::job::{Job, Train};
 use crate::mesh::{Convention, Mesh};
-use crate::model::{Block, MOST_KINDS, Mixer, Norm};
+use crate::model::{Block, Mixer, Norm};
 use crate::plan::{Module, Plan, Recompute};
 
 /// Seconds of one layer and one micro-batch on one rank.
@@ -48,9 +48,6 @@ impl LayerTime {
     }
 }
 
-/// Layers of every kind, under one way of recomputing.
-pub(crate) type Layers = [LayerTime; MOST_KINDS];
-
 /// One layer before anything is recomputed, and what recomputing would repeat.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Bare {
@@ -62,6 +59,14 @@ pub(crate) struct Bare {
     light: f64,
     tp_forward: f64,
     ep_forward: f64,
+}
+
+/// See [`Pricing::like`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct LikeLayers {
+    degrees: [u32; 4],
+    groups: [Placed; 4],
+    sequence_parallel: bool,
 }
 
 /// The groups of a plan on its cluster.
@@ -188,31 +193,28 @@ impl<'a> Pricing<'a> {
         self.plan = *plan;
     }
 
-    /// Layers of every kind.
-    pub(crate) fn layers(&self) -> Layers {
-        self.recomputed(&self.bare_layers())
+    /// What the layers follow from, micro-batch and recomputation aside: meshes that are equal in it may share them.
+    pub(crate) const fn like(&self) -> LikeLayers {
+        let (mesh, groups) = (&self.plan.mesh, &self.groups);
+        LikeLayers {
+            degrees: [mesh.tp(), mesh.cp(), mesh.ep(), mesh.etp()],
+            groups: [groups.tp, groups.cp, groups.ep, groups.etp],
+            sequence_parallel: self.plan.knobs.sequence_parallel,
+        }
     }
 
-    /// Layers of every kind before anything is recomputed: they follow from the mesh and the micro-batch.
-    pub(crate) fn bare_layers(&self) -> [Bare; MOST_KINDS] {
-        let mut bare = [Bare::default(); MOST_KINDS];
-        for (kind, one) in bare.iter_mut().enumerate().take(self.job.model.blocks().len()) {
-            *one = self.bare(kind);
-        }
-        bare
+    /// Layers of every kind before anything is recomputed: they follow from [`Pricing::like`] and the micro-batch.
+    pub(crate) fn bare(&self) -> impl Iterator<Item = Bare> + '_ {
+        (0..self.job.model.blocks().len()).map(|kind| self.bare_layer(kind))
     }
 
-    /// Layers with what the plan recomputes.
-    pub(crate) fn recomputed(&self, bare: &[Bare; MOST_KINDS]) -> Layers {
-        let mut layers = [LayerTime::default(); MOST_KINDS];
-        for (kind, block) in self.job.model.blocks().iter().enumerate() {
-            layers[kind] = self.layer(block, bare[kind]);
-        }
-        layers
+    /// Layers of every kind with what the plan recomputes.
+    pub(crate) fn recomputed(&self, bare: &[Bare]) -> impl Iterator<Item = LayerTime> {
+        self.job.model.blocks().iter().zip(bare).map(|(block, bare)| self.layer(block, *bare))
     }
 
     /// One layer of a kind, nothing recomputed.
-    fn bare(&self, kind: usize) -> Bare {
+    fn bare_layer(&self, kind: usize) -> Bare {
         let model = &self.job.model;
         let block = &model.blocks()[kind];
         let mesh = &self.plan.mesh;

@@ -8,11 +8,11 @@ mod timeline;
 mod words;
 
 pub use flops::Utilization;
-pub(crate) use layer::{Bare, Groups, Layers, Pricing};
+pub(crate) use layer::{Bare, Groups, LayerTime, LikeLayers, Pricing};
 pub(crate) use memory::Priced;
 pub use memory::{memory, stage_memory, stage_params};
-pub(crate) use time::{step_floor, step_of};
 pub use time::{Step, forward_flop_per_token, step};
+pub(crate) use time::{step_floor, step_of};
 pub use timeline::{Timeline, timeline};
 pub use words::formula;
 

@@ -1,6 +1,6 @@
 //! Where the time of a training step goes.
 
-use super::layer::{LayerTime, Layers, Pricing};
+use super::layer::{Bare, LayerTime, Pricing};
 use super::memory::rank_params;
 use super::{micro_batches, sp_degree, tokens};
 use crate::cluster::Collective;
@@ -81,19 +81,21 @@ const STEP: f64 = 5e-3;
 #[must_use]
 pub fn step(job: &Job, train: &Train, convention: Convention, plan: &Plan) -> Step {
     let pricing = Pricing::new(job, train, convention, plan);
-    step_of(&pricing, &pricing.layers(), &Cut::of(convention, &job.model, plan))
+    let bare: Vec<Bare> = pricing.bare().collect();
+    let layers: Vec<LayerTime> = pricing.recomputed(&bare).collect();
+    step_of(&pricing, &layers, &Cut::of(convention, &job.model, plan))
 }
 
 /// One optimiser step of layers that were priced before: they follow from the mesh, the micro-batch and recomputation alone, the
 /// cut from PP and interleaving, so that plans that differ in nothing else share them.
-pub(crate) fn step_of(pricing: &Pricing<'_>, kinds: &Layers, cut: &Cut) -> Step {
+pub(crate) fn step_of(pricing: &Pricing<'_>, kinds: &[LayerTime], cut: &Cut) -> Step {
     step_by_stage(pricing, kinds, cut, &mut |_| {})
 }
 
 /// The same; `each` sees one micro-batch on every sort of stages of the cut, without its hops and before stages are balanced.
 pub(super) fn step_by_stage(
     pricing: &Pricing<'_>,
-    kinds: &Layers,
+    kinds: &[LayerTime],
     cut: &Cut,
     each: &mut impl FnMut(&LayerTime),
 ) -> Step {
@@ -123,7 +125,7 @@ pub(super) fn step_by_stage(
     let mut sum = 0.0;
     for at in &cut.sorts {
         let mut time = LayerTime::default();
-        for (kind, layer) in kinds.iter().enumerate().take(model.blocks().len()) {
+        for (kind, layer) in kinds.iter().enumerate() {
             time.add(layer, at.count(kind));
         }
         if at.stage + 1 == mesh.pp() {
@@ -175,12 +177,11 @@ pub(super) fn step_by_stage(
 
 /// A floor of [`step_of`], whatever the cut: the slowest of `pp` stages works at least as long as their mean, and a pipeline fills
 /// and drains. Heads, hops, data parallelism and the optimizer only add to it.
-pub(crate) fn step_floor(pricing: &Pricing<'_>, kinds: &Layers) -> f64 {
+pub(crate) fn step_floor(pricing: &Pricing<'_>, kinds: &[LayerTime]) -> f64 {
     let Pricing { job, train, ref plan, .. } = *pricing;
     let model = &job.model;
-    let all: f64 = (0..model.blocks().len())
-        .map(|kind| f64::from(model.count(kind, 0, model.layers())) * kinds[kind].busy())
-        .sum();
+    let all: f64 =
+        (0..kinds.len()).map(|kind| f64::from(model.count(kind, 0, model.layers())) * kinds[kind].busy()).sum();
     let mean = all / f64::from(plan.mesh.pp());
     let fill = match plan.knobs.schedule {
         Schedule::OneFOneB => (all - mean) / f64::from(plan.knobs.vpp.max(1)),
