@@ -1,5 +1,6 @@
 //! Results for people and programs: one list of columns feeds the table, CSV, Markdown and HTML; JSON has its own form.
 
+pub mod chart;
 pub mod html;
 pub mod json;
 pub mod lint;
@@ -285,6 +286,32 @@ pub fn memory_terms(row: &Row) -> Vec<(&'static str, Bytes)> {
     let ledger = &row.estimate.memory.ledger;
     let terms = MemoryTerm::ALL.iter().map(|t| (t.key(), Bytes::new(ledger.get(*t))));
     terms.filter(|(_, bytes)| bytes.get() > 0.0).collect()
+}
+
+/// What a frontier trades: keys of the two, and both in words.
+#[must_use]
+pub fn traded(job: &Job) -> (&'static str, &'static str, &'static str) {
+    if job.train().is_some() {
+        ("tokens_per_s_per_gpu", "memory_headroom", "tokens/s/GPU against share of memory left")
+    } else {
+        ("tokens_per_s_per_gpu", "tokens_per_s_per_user", "tokens/s/GPU against tokens/s/user")
+    }
+}
+
+/// The Pareto frontier, drawn: the second thing traded across, tokens per second and GPU up.
+#[must_use]
+pub fn frontier_chart(r: &Ranking<'_>) -> chart::Chart {
+    let points = r.outcome.frontier.iter().map(|row| {
+        let (speed, other) = rank::trade(r.job, row);
+        chart::Point { x: other, y: speed, label: plan_text(r, row) }
+    });
+    let series = chart::Series { name: String::new(), mark: None, joined: true, points: points.collect() };
+    let (x, y) = if r.job.train().is_some() {
+        ("share of the GPU's memory left", "tokens/s/GPU")
+    } else {
+        ("tokens/s/user", "output tokens/s/GPU")
+    };
+    chart::Chart { x: x.to_owned(), y: y.to_owned(), series: vec![series] }
 }
 
 /// `1 plan`, `1,204 plans`.
