@@ -7,7 +7,7 @@ pub mod train;
 use crate::cluster::Basis;
 use crate::cost::{MemoryLedger, MemoryTerm, Term};
 use crate::framework::{Framework, stage_len};
-use crate::job::{Job, Workload};
+use crate::job::{Job, Load, Workload};
 use crate::mesh::Convention;
 use crate::model::Model;
 use crate::plan::{Draft, Plan, Toggle};
@@ -64,6 +64,8 @@ pub struct Estimate {
     pub memory: Memory,
     /// Time.
     pub time: Time,
+    /// Serving: the load it was priced under, and what it does to latencies; zero in training.
+    pub load: serve::Loaded,
 }
 
 /// Time, by workload.
@@ -107,17 +109,18 @@ impl Estimate {
 /// Prices a plan: memory of every stage, and time. Never fails: whether it fits is for [`verdict`] to say.
 #[must_use]
 pub fn estimate(job: &Job, convention: Convention, plan: &Plan) -> Estimate {
-    let (memory, time) = match &job.workload {
+    match &job.workload {
         Workload::Train(train) => {
             let memory = train::memory(job, train, convention, plan);
-            (memory, Time::Train(train::step(job, train, convention, plan)))
+            let time = Time::Train(train::step(job, train, convention, plan));
+            Estimate { memory, time, load: serve::Loaded::default() }
         }
         Workload::Serve(serve) => {
-            let memory = serve::memory(job, serve, convention, plan);
-            (memory, Time::Serve(serve::service(job, serve, convention, plan)))
+            let (settled, service, load) = serve::under_load(job, serve, convention, plan);
+            let memory = serve::memory(job, &settled, convention, plan);
+            Estimate { memory, time: Time::Serve(service), load }
         }
-    };
-    Estimate { memory, time }
+    }
 }
 
 /// Memory alone, which is cheaper than [`estimate`].
@@ -135,7 +138,10 @@ pub fn stages(job: &Job, convention: Convention, plan: &Plan) -> Vec<MemoryLedge
     let pp = plan.mesh.pp();
     match &job.workload {
         Workload::Train(train) => (0..pp).map(|i| train::stage_memory(job, train, convention, plan, i)).collect(),
-        Workload::Serve(serve) => (0..pp).map(|i| serve::stage_memory(job, serve, convention, plan, i)).collect(),
+        Workload::Serve(serve) => {
+            let settled = serve::settle(job, serve, convention, plan);
+            (0..pp).map(|i| serve::stage_memory(job, &settled, convention, plan, i)).collect()
+        }
     }
 }
 
@@ -152,8 +158,13 @@ pub fn verdict(job: &Job, estimate: &Estimate) -> Vec<Rejection> {
         if memory.fits() && service.kv_tokens_per_replica < request {
             out.push(Rejection { rule: Rule::KvCapacity, need: request, have: service.kv_tokens_per_replica });
         }
-        for (rule, target, got) in [(Rule::Ttft, serve.ttft, service.ttft_s), (Rule::Tpot, serve.tpot, service.tpot_s)]
+        if let Load::Rate(need) = serve.load
+            && need > estimate.load.capacity_per_s
         {
+            out.push(Rejection { rule: Rule::Rate, need, have: estimate.load.capacity_per_s });
+        }
+        let (ttft, tpot) = (estimate.load.ttft.at(serve.percentile), estimate.load.tpot.at(serve.percentile));
+        for (rule, target, got) in [(Rule::Ttft, serve.ttft, ttft), (Rule::Tpot, serve.tpot, tpot)] {
             if let Some(target) = target
                 && got > target.get()
             {

@@ -191,13 +191,12 @@ pub(crate) fn serve() -> impl Strategy<Value = Serve> {
             isl,
             osl,
             concurrency,
-            quant: Quant::NONE,
             kv_cache,
             arrivals,
-            ttft: None,
             tpot: tpot.map(Seconds::new),
             prefix_hit,
             memory_fraction,
+            ..Serve::of(Quant::NONE)
         })
 }
 

@@ -5,10 +5,12 @@
 
 mod engine;
 mod memory;
+mod queue;
 mod time;
 
 pub use engine::EngineProfile;
 pub use memory::{budget, kv_tokens_per_rank, memory, stage_memory};
+pub use queue::{Latency, Loaded, settle, under_load};
 pub use time::{Service, service};
 
 use crate::job::Serve;
@@ -39,7 +41,8 @@ impl Load {
             replicas: f64::from(replicas),
             ranks: f64::from(ranks),
             requests,
-            context: isl + osl / 2.0,
+            // Long answers stay longer, so more of those in flight are long.
+            context: isl + osl * (1.0 + serve.osl_spread.cv2) / 2.0,
             longest: isl + osl,
         }
     }

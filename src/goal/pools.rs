@@ -1,0 +1,1 @@
+//! Prefill and decode apart: pools of workers matched by rate, and whether that pays.
