@@ -63,3 +63,36 @@ fn a_sweep_trades_speed_for_users() {
         assert!(a.0 >= b.0 && a.1 < b.1, "{a:?} {b:?}");
     }
 }
+
+#[test]
+fn pools_keep_to_the_gpus_the_targets_and_the_links() {
+    for (model, cluster, ttft) in
+        [("deepseek-v3", "32xH200", Some(2.0)), ("llama-3-70b", "2x8xH100", None), ("gpt2", "2xA100", None)]
+    {
+        let job = job(model, cluster, |s| {
+            (s.isl, s.osl) = (500, 200);
+            s.ttft = ttft.map(Seconds::new);
+        });
+        let rungs = found(|w| pools::ladder(&job, &SpaceOptions::default(), w));
+        assert!(rungs.iter().any(|r| r.apart.is_some()), "{model}");
+        for rung in &rungs {
+            let Some(split) = rung.apart else { continue };
+            assert!(split.gpus() <= job.gpus() && split.tpot_s <= rung.tpot_s, "{split:?}");
+            assert!(ttft.is_none_or(|t| split.ttft_s <= t * (1.0 + 1e-9)), "{split:?}");
+            let most = |p: &pools::Pool| f64::from(p.workers) * p.rate * (1.0 + 1e-9);
+            assert!(split.requests_per_s <= most(&split.prefill) && split.requests_per_s <= most(&split.decode));
+            assert!(split.exposed_s <= split.transfer_s && split.link_share <= 1.0 + 1e-9, "{split:?}");
+        }
+    }
+    // DeepSeek-V3's latent cache: 70,272 bytes a token in 16 bits.
+    let job = job("deepseek-v3", "32xH200", |s| s.isl = 1000);
+    let bytes = pools::transfer_bytes(&job, job.serve().unwrap());
+    assert!((bytes / 70_272_000.0 - 1.0).abs() < 1e-12, "{bytes}");
+}
+
+#[test]
+fn one_gpu_has_no_pools() {
+    let job = job("gpt2", "1xA100", |s| (s.isl, s.osl) = (100, 100));
+    let rungs = found(|w| pools::ladder(&job, &SpaceOptions::default(), w));
+    assert!(rungs.iter().all(|r| r.apart.is_none()) && rungs.iter().any(|r| r.together.is_some()));
+}

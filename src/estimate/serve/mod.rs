@@ -10,6 +10,7 @@ mod time;
 
 pub use engine::EngineProfile;
 pub use memory::{budget, kv_tokens_per_rank, memory, stage_memory};
+pub(crate) use queue::largest;
 pub use queue::{Latency, Loaded, settle, under_load};
 pub use time::{Service, service};
 

@@ -265,7 +265,7 @@ fn joined(a: f64, b: f64) -> f64 {
 }
 
 /// The largest number of a range for which something holds that, once it fails, fails for all larger ones.
-fn largest(from: u32, to: u32, holds: impl Fn(u32) -> bool) -> Option<u32> {
+pub(crate) fn largest(from: u32, to: u32, holds: impl Fn(u32) -> bool) -> Option<u32> {
     if !holds(from) {
         return None;
     }
