@@ -102,6 +102,12 @@ pub(crate) struct ServeArgs {
     /// What of the latencies the targets hold for: mean, p50, p90, p95 or p99 (default: mean).
     #[arg(long, value_name = "WHICH")]
     percentile: Option<String>,
+    /// Speculative tokens (multi-token prediction) that every decode step drafts and checks, 0 to 16 (default: 0).
+    #[arg(long, value_name = "TOKENS")]
+    mtp: Option<u32>,
+    /// How often a drafted token is taken if all before it were, 0 to 1 (default: 0.8, a guess).
+    #[arg(long, value_name = "SHARE")]
+    mtp_acceptance: Option<f64>,
     /// Share of the input found in the prefix cache (default: 0).
     #[arg(long)]
     prefix_hit: Option<f64>,
@@ -195,6 +201,8 @@ impl ServeArgs {
             || self.arrivals.is_some()
             || self.ttft_ms.is_some()
             || self.tpot_ms.is_some()
+            || self.mtp.is_some()
+            || self.mtp_acceptance.is_some()
             || self.prefix_hit.is_some()
             || self.memory_fraction.is_some()
             || self.engine_version.is_some()
@@ -213,6 +221,8 @@ impl ServeArgs {
             arrivals: self.arrivals.clone().or(base.arrivals),
             ttft_ms: self.ttft_ms.or(base.ttft_ms),
             tpot_ms: self.tpot_ms.or(base.tpot_ms),
+            mtp: self.mtp.or(base.mtp),
+            mtp_acceptance: self.mtp_acceptance.or(base.mtp_acceptance),
             prefix_hit: self.prefix_hit.or(base.prefix_hit),
             memory_fraction: self.memory_fraction.or(base.memory_fraction),
             engine_version: self.engine_version.clone().or(base.engine_version),

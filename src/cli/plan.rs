@@ -9,6 +9,7 @@ use crate::import::job::ReadJob;
 use crate::job::{Load, Serve};
 use crate::mesh::Convention;
 use crate::rank::{Row, TIE};
+use crate::rules::Rule;
 use crate::search::{Outcome, SearchOptions, StopReason, Watch, search};
 use crate::space::{Scope, Space, SpaceOptions};
 use clap::Args;
@@ -151,7 +152,9 @@ impl Watched {
             ProgressBar::hidden()
         };
         let watch = Watch { stop: &self.stop, progress: &|plans| bar.inc(plans) };
-        let outcome = search(&read.job, space, options, &watch);
+        // A rate asks for the fewest GPUs; nothing is left of a training job's or a closed loop's question.
+        let fleets = goal::fleets(&read.job, space, options, &watch);
+        let outcome = fleets.map_or_else(|| search(&read.job, space, options, &watch), |f| f.outcome);
         bar.finish_and_clear();
         outcome
     }
@@ -205,11 +208,7 @@ fn fleet_lines(r: &Ranking<'_>, fleets: &Fleets, text: &mut String) {
         }
         (None, None) => {}
     }
-    let _ = writeln!(
-        text,
-        "sizes of a replica that were tried: {} GPUs; counts below are of the largest",
-        sizes.join(", ")
-    );
+    let _ = writeln!(text, "sizes of a replica that were tried: {} GPUs", sizes.join(", "));
     if serve.ttft.is_none() && serve.tpot.is_none() {
         text.push_str("no target: replicas run as full as their KV caches allow; give --ttft or --tpot\n");
     }
@@ -273,8 +272,17 @@ fn table(r: &Ranking<'_>, read: &ReadJob, fleets: Option<&Fleets>) -> String {
 }
 
 /// What the figures of a service mean under its load.
-fn load_lines(serve: &Serve) -> Vec<String> {
+pub(super) fn load_lines(serve: &Serve) -> Vec<String> {
     let mut out = vec!["$/Mtok: input tokens carry the GPU time of prefill, output tokens that of decode".to_owned()];
+    if serve.mtp > 0 {
+        let each = crate::estimate::serve::accepted(serve.mtp, serve.mtp_acceptance);
+        out.push(format!(
+            "{} speculative tokens a step, each taken with {:.0}% (assumed unless given): {each:.2} tokens a step; the drafting \
+             module's memory is not counted",
+            serve.mtp,
+            serve.mtp_acceptance * 100.0
+        ));
+    }
     let names: Vec<String> = [("TTFT", serve.ttft), ("TPOT", serve.tpot)]
         .iter()
         .filter_map(|(name, target)| target.map(|t| format!("{name} {} {t}", serve.percentile.name())))
@@ -373,11 +381,13 @@ pub(super) fn nothing_fits(r: &Ranking<'_>, read: &ReadJob, text: &mut String) {
         );
     }
     let binding = funnel.plan_rules.iter().chain(&funnel.mesh_rules).filter(|t| t.nearest.is_some());
-    let memory = binding.clone().find(|t| t.rule == crate::rules::Rule::Memory);
+    // A plan that misses a target fits the memory, and so is nearer than one that does not.
+    let target = binding.clone().find(|t| matches!(t.rule, Rule::Ttft | Rule::Tpot | Rule::Rate));
+    let memory = target.or(binding.clone().find(|t| t.rule == Rule::Memory));
     let Some((plan, miss)) = memory.or(binding.max_by_key(|t| t.refused)).and_then(|t| t.nearest) else { return };
     let said = plan.convention(r.convention);
     let _ = writeln!(text, "nearest: {}: {miss}", plan.text(said, r.purpose()));
-    if miss.rule == crate::rules::Rule::Memory {
+    if miss.rule == Rule::Memory {
         let estimate = crate::estimate::estimate(r.job, r.convention, &plan);
         if let Some(words) = crate::explain::shortfall(&estimate) {
             let _ = writeln!(text, "it {words}");

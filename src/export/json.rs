@@ -321,6 +321,10 @@ fn serving(s: &Serve) -> Value {
     if let Load::Rate(rate) = s.load {
         put("rate", rate.into());
     }
+    if s.mtp > 0 {
+        put("mtp", s.mtp.into());
+        put("mtp_acceptance", finite(s.mtp_acceptance));
+    }
     for (key, target) in [("ttft_ms", s.ttft), ("tpot_ms", s.tpot)] {
         if let Some(target) = target {
             put(key, finite(target.get() * 1e3));

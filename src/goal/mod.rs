@@ -8,7 +8,8 @@ use crate::job::{Job, Load, Serve, Workload};
 use crate::mesh::{Convention, Mesh};
 use crate::plan::{Knobs, Plan};
 use crate::rank::{Row, frontier};
-use crate::search::{Outcome, SearchOptions, Watch, search};
+use crate::rules::{Rejection, Rule};
+use crate::search::{Outcome, SearchOptions, Tally, Watch, search};
 use crate::space::SpaceOptions;
 use std::sync::atomic::Ordering;
 
@@ -92,9 +93,31 @@ fn added(mut sum: Outcome, more: Outcome) -> Outcome {
     if more.stop == crate::search::StopReason::Stopped {
         sum.stop = more.stop;
     }
-    // What refuses the largest replica says most: smaller ones mostly lack memory.
-    sum.funnel = more.funnel;
+    sum.funnel.meshes += more.funnel.meshes;
+    sum.funnel.plans += more.funnel.plans;
+    sum.funnel.mesh_rules = tallies(sum.funnel.meshes, &sum.funnel.mesh_rules, &more.funnel.mesh_rules);
+    sum.funnel.plan_rules = tallies(sum.funnel.plans, &sum.funnel.plan_rules, &more.funnel.plan_rules);
     sum
+}
+
+/// Refusals of two searches of `all` meshes or plans as one, in the order of the rules.
+fn tallies(all: u64, a: &[Tally], b: &[Tally]) -> Vec<Tally> {
+    let mut left = all;
+    let mut out = Vec::new();
+    for rule in Rule::ALL {
+        let mut refused = 0;
+        let mut nearest: Option<(Plan, Rejection)> = None;
+        for tally in a.iter().chain(b).filter(|t| t.rule == rule) {
+            refused += tally.refused;
+            let nearer = |miss: &(Plan, Rejection)| nearest.is_none_or(|best| miss.1.miss() < best.1.miss());
+            nearest = tally.nearest.filter(nearer).or(nearest);
+        }
+        if refused > 0 {
+            left -= refused;
+            out.push(Tally { rule, refused, left, nearest });
+        }
+    }
+    out
 }
 
 /// A replica as often as the rate needs it, priced as a whole, and whether the GPUs there are suffice.

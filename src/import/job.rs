@@ -103,6 +103,12 @@ pub struct ServeFile {
     /// Target in milliseconds.
     #[serde(default)]
     pub tpot_ms: Option<f64>,
+    /// Speculative tokens that a decode step drafts; 0 unless said.
+    #[serde(default)]
+    pub mtp: Option<u32>,
+    /// How often one is taken; 0.8 unless said, which is a guess.
+    #[serde(default)]
+    pub mtp_acceptance: Option<f64>,
     /// Share of input tokens in the prefix cache.
     #[serde(default)]
     pub prefix_hit: Option<f64>,
@@ -319,6 +325,8 @@ fn serve_workload(origin: &str, model: &Model, file: &ServeFile) -> Result<Serve
         tpot: target("serve.tpot_ms", file.tpot_ms)?,
         prefix_hit: file.prefix_hit.unwrap_or(0.0),
         memory_fraction: file.memory_fraction,
+        mtp: file.mtp.unwrap_or(usual.mtp),
+        mtp_acceptance: file.mtp_acceptance.unwrap_or(usual.mtp_acceptance),
         ..usual
     };
     super::load::load(origin, file, &mut serve)?;

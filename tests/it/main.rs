@@ -11,6 +11,7 @@ mod oracle;
 mod published;
 mod ranks;
 mod schema;
+mod serving;
 mod tidy;
 mod tool;
 mod worlds;

@@ -6,12 +6,14 @@
 mod engine;
 mod memory;
 mod queue;
+mod speculate;
 mod time;
 
 pub use engine::EngineProfile;
 pub use memory::{budget, kv_tokens_per_rank, memory, stage_memory};
 pub(crate) use queue::largest;
 pub use queue::{Latency, Loaded, settle, under_load};
+pub use speculate::{accepted, speculated};
 pub use time::{Service, service};
 
 use crate::job::Serve;
