@@ -46,6 +46,8 @@ pub mod model;
 
 pub mod cluster;
 
+pub mod lengths;
+
 pub mod job;
 
 pub mod mesh;
@@ -65,6 +67,8 @@ pub mod estimate;
 pub mod rank;
 
 pub mod search;
+
+pub mod goal;
 
 pub mod claim;
 

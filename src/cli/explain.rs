@@ -206,6 +206,8 @@ fn explain_job(args: &ExplainArgs, format: Format) -> Result<Verdict> {
     let watch = Watch { stop: &AtomicBool::new(false), progress: &|_| {} };
     let outcome = search(&read.job, &space, &SearchOptions { top: 3, ..SearchOptions::default() }, &watch);
     let ranking = crate::export::Ranking {
+        pareto: false,
+        every_load: false,
         job: &read.job,
         convention: space.convention(),
         objective: Objective::Throughput,

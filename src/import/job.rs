@@ -73,13 +73,19 @@ pub struct TrainFile {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ServeFile {
-    /// Input tokens; 4096 unless said.
+    /// Input tokens: a number, `mean,p50,p95` (text, list or object), or the path of a histogram; 4096 unless said.
     #[serde(default)]
-    pub isl: Option<u32>,
-    /// Output tokens; 1024 unless said.
+    pub isl: Option<Value>,
+    /// Output tokens, likewise; 1024 unless said.
     #[serde(default)]
-    pub osl: Option<u32>,
-    /// Requests in flight on the whole plan; 64 unless said.
+    pub osl: Option<Value>,
+    /// Requests a second, all GPUs together, instead of `concurrency`.
+    #[serde(default)]
+    pub rate: Option<f64>,
+    /// What of the latencies the targets hold for: `mean`, `p50`, `p90`, `p95`, `p99`.
+    #[serde(default)]
+    pub percentile: Option<String>,
+    /// Requests in flight on the whole plan; 64 unless said, or as many as the targets allow when those are given.
     #[serde(default)]
     pub concurrency: Option<u32>,
     /// Weight format; the checkpoint's own unless said.
@@ -88,7 +94,7 @@ pub struct ServeFile {
     /// `bf16` or `fp8`.
     #[serde(default)]
     pub kv_cache: Option<String>,
-    /// `steady` or `burst10x`.
+    /// `steady`, `burst10x` or `poisson`.
     #[serde(default)]
     pub arrivals: Option<String>,
     /// Target in milliseconds.
@@ -97,6 +103,12 @@ pub struct ServeFile {
     /// Target in milliseconds.
     #[serde(default)]
     pub tpot_ms: Option<f64>,
+    /// Speculative tokens that a decode step drafts; 0 unless said.
+    #[serde(default)]
+    pub mtp: Option<u32>,
+    /// How often one is taken; 0.8 unless said, which is a guess.
+    #[serde(default)]
+    pub mtp_acceptance: Option<f64>,
     /// Share of input tokens in the prefix cache.
     #[serde(default)]
     pub prefix_hit: Option<f64>,
@@ -235,7 +247,13 @@ fn unknown(origin: &str, key: &str, value: &str, names: &[&str]) -> Error {
     Error::invalid(origin, key, value, format!("{}{hint}", names.join(", ")))
 }
 
-fn one_of<T: Copy>(origin: &str, key: &str, text: &str, all: &[T], name: impl Fn(T) -> &'static str) -> Result<T> {
+pub(super) fn one_of<T: Copy>(
+    origin: &str,
+    key: &str,
+    text: &str,
+    all: &[T],
+    name: impl Fn(T) -> &'static str,
+) -> Result<T> {
     let bare = text.to_ascii_lowercase();
     all.iter().copied().find(|t| name(*t) == bare).ok_or_else(|| {
         let names: Vec<&str> = all.iter().map(|t| name(*t)).collect();
@@ -298,9 +316,7 @@ fn serve_workload(origin: &str, model: &Model, file: &ServeFile) -> Result<Serve
         Some(ms) => Err(Error::invalid(origin, key, ms, "a positive number of milliseconds")),
     };
     let usual = Serve::of(quant);
-    Ok(Serve {
-        isl: file.isl.unwrap_or(usual.isl),
-        osl: file.osl.unwrap_or(usual.osl),
+    let mut serve = Serve {
         concurrency: file.concurrency.unwrap_or(usual.concurrency),
         quant,
         kv_cache: one_of(origin, "serve.kv_cache", kv, &KvFormat::ALL, KvFormat::name)?,
@@ -309,7 +325,12 @@ fn serve_workload(origin: &str, model: &Model, file: &ServeFile) -> Result<Serve
         tpot: target("serve.tpot_ms", file.tpot_ms)?,
         prefix_hit: file.prefix_hit.unwrap_or(0.0),
         memory_fraction: file.memory_fraction,
-    })
+        mtp: file.mtp.unwrap_or(usual.mtp),
+        mtp_acceptance: file.mtp_acceptance.unwrap_or(usual.mtp_acceptance),
+        ..usual
+    };
+    super::load::load(origin, file, &mut serve)?;
+    Ok(serve)
 }
 
 /// The reach of a weight format on a model: its checkpoint's own when that is the same family, else what publishers of that

@@ -6,7 +6,7 @@ use crate::cluster::{
     ScaleUp,
 };
 use crate::import::command::{ReadCommand, read};
-use crate::job::{Arrivals, GradDtype, KvFormat, Precision};
+use crate::job::{GradDtype, KvFormat, Precision};
 use crate::model::{Block, DenseMlp, Gqa, Mixer, Mla, Mlp, Model, ModelSpec, Moe, Norm, QkNorm, Quant, Run};
 use crate::plan::{Draft, Module, Purpose, Recompute, Schedule, Toggle};
 use crate::units::{Bytes, BytesPerSec, FlopPerSec, Seconds};
@@ -131,13 +131,9 @@ fn serving(model: &Model, nodes: u32, dice: &mut Dice) -> Job {
         isl: 4000,
         osl: 1000,
         concurrency: 64,
-        quant: Quant::NONE,
         kv_cache: *dice.pick(&KvFormat::ALL),
-        arrivals: Arrivals::Steady,
-        ttft: None,
-        tpot: None,
-        prefix_hit: 0.0,
         memory_fraction: Some(0.9),
+        ..Serve::of(Quant::NONE)
     };
     Job::new(model.clone(), cluster(nodes), Workload::Serve(serve)).unwrap()
 }

@@ -6,7 +6,7 @@ use crate::cluster::{
     Architecture, AttentionFit, Basis, Blend, Cluster, DecodeFit, Dtype, Efficiency, Gpu, KernelFit, LinkKind, MoeFit,
     Network, NetworkKind, ScaleUp,
 };
-use crate::job::{Arrivals, GradDtype, KvFormat, Precision, Serve, Train, Workload};
+use crate::job::{GradDtype, Precision, Serve, Train, Workload};
 use crate::mesh::Convention;
 use crate::model::{
     Block, DeltaNet, DenseMlp, Gqa, Mixer, Mla, Mlp, Model, ModelSpec, Moe, Norm, Quant, QuantScope, Run, WeightFormat,
@@ -96,13 +96,7 @@ fn serve(format: WeightFormat) -> Workload {
         isl: 1024,
         osl: 256,
         concurrency: 8,
-        quant: Quant { format, scope: QuantScope::Linears },
-        kv_cache: KvFormat::Bf16,
-        arrivals: Arrivals::Steady,
-        ttft: None,
-        tpot: None,
-        prefix_hit: 0.0,
-        memory_fraction: None,
+        ..Serve::of(Quant { format, scope: QuantScope::Linears })
     })
 }
 

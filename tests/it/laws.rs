@@ -122,7 +122,15 @@ fn small_space(job: &Job, pick: usize) -> SpaceOptions {
 fn ranked(job: &Job, space: &SpaceOptions, options: &SearchOptions) -> Value {
     let outcome = searched(job, space, options);
     let (convention, objective) = (space.convention(), options.objective);
-    json::ranking(&Ranking { job, convention, objective, outcome: &outcome, folded: None })
+    json::ranking(&Ranking {
+        job,
+        convention,
+        objective,
+        outcome: &outcome,
+        pareto: false,
+        every_load: false,
+        folded: None,
+    })
 }
 
 fn purpose(job: &Job) -> Purpose {
@@ -194,7 +202,7 @@ proptest! {
         larger.cluster.gpu.memory = Bytes::new(job.cluster.gpu.memory.get() * 1.5);
         let (before, after) = (refusals(&job, &space, &plan), refusals(&larger, &space, &plan));
         // A service with more room takes more requests at once, so its targets may be missed; its memory may not.
-        let hard = |all: &[rules::Rejection]| all.iter().any(|r| !matches!(r.rule, rules::Rule::Ttft | rules::Rule::Tpot));
+        let hard = |all: &[rules::Rejection]| all.iter().any(|r| !matches!(r.rule, rules::Rule::Ttft | rules::Rule::Tpot | rules::Rule::Rate));
         prop_assert!(hard(&before) || !hard(&after), "{:?}: {:?}", plan, after);
     }
 
@@ -284,7 +292,7 @@ proptest! {
         let objective = Objective::ALL[objective];
         let outcome = searched(&job, &space, &SearchOptions { objective, top: 7, variants: 1 + pick % 3, exhaustive: false });
         let convention = space.convention();
-        let value = json::ranking(&Ranking { job: &job, convention, objective, outcome: &outcome, folded: None });
+        let value = json::ranking(&Ranking { job: &job, convention, objective, outcome: &outcome, pareto: false, every_load: false, folded: None });
         for result in value["results"].as_array().unwrap() {
             check_result(&job, result);
         }

@@ -28,6 +28,8 @@ pub struct Service {
     pub decode_step_s: f64,
     /// Seconds to prefill one request.
     pub prefill_s: f64,
+    /// Seconds that one request's prefill keeps its rank from decoding: all of it, or its share of the slowest stage.
+    pub prefill_stall_s: f64,
     /// Generated tokens per second of the whole plan.
     pub output_tokens_per_s: f64,
     /// Generated tokens per second of one request.
@@ -267,7 +269,9 @@ pub fn service(job: &Job, serve: &Serve, convention: Convention, plan: &Plan) ->
     let fresh = (isl * (1.0 - serve.prefix_hit)).max(1.0);
     let chunks = (fresh / profile.chunk).ceil().max(1.0);
     let each = fresh / chunks;
-    let (sum, slowest) = pricing.stages(each, 1.0, Phase::Prefill { length: isl });
+    // Attention works on squares of lengths, whose mean grows with their spread.
+    let length = isl * (1.0 + serve.isl_spread.cv2);
+    let (sum, slowest) = pricing.stages(each, 1.0, Phase::Prefill { length });
     let prefill = sum + (chunks - 1.0) * slowest + pp * pricing.hop(each) + profile.host_s;
     // While one request prefills, the others of its rank wait, on the slowest stage only when there is a pipeline.
     let stall = (chunks * slowest).min(prefill);
@@ -279,7 +283,7 @@ pub fn service(job: &Job, serve: &Serve, convention: Convention, plan: &Plan) ->
     // What the cache cannot hold waits for a whole answer of those before it.
     let queue = (wanted / load.requests - 1.0).max(0.0) * (steady + osl * tpot);
     let ttft = match serve.arrivals {
-        Arrivals::Steady => steady,
+        Arrivals::Steady | Arrivals::Poisson => steady,
         Arrivals::Burst10x => burst,
     } + queue;
     let in_flight = (load.requests * load.ranks * load.replicas).min(f64::from(serve.concurrency));
@@ -292,6 +296,7 @@ pub fn service(job: &Job, serve: &Serve, convention: Convention, plan: &Plan) ->
         tpot_s: tpot,
         decode_step_s: decode,
         prefill_s: prefill,
+        prefill_stall_s: stall,
         output_tokens_per_s: in_flight * osl / answer,
         tokens_per_s_per_user: 1.0 / tpot,
         kv_tokens_per_replica: kv_replica,
