@@ -44,6 +44,7 @@ fn job(framework: Framework, model: &str, gpus: u32) -> Job {
             tpot: None,
             prefix_hit: 0.0,
             memory_fraction: None,
+            release: None,
         })
     } else {
         Workload::Train(Train {

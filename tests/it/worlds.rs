@@ -198,6 +198,7 @@ pub(crate) fn serve() -> impl Strategy<Value = Serve> {
             tpot: tpot.map(Seconds::new),
             prefix_hit,
             memory_fraction,
+            release: None,
         })
 }
 

@@ -52,6 +52,7 @@ fn job(fact: &Fact) -> (Job, Serve, Plan) {
         tpot: None,
         prefix_hit: 0.0,
         memory_fraction: Some(fact.utilization),
+        release: None,
     };
     let model = catalog::model(fact.model).unwrap();
     let moe = model.moe().is_some();

@@ -5,6 +5,7 @@
 
 mod engine;
 mod memory;
+mod step;
 mod time;
 
 pub use engine::EngineProfile;
