@@ -26,22 +26,25 @@ pub struct EngineProfile {
     pub mixes: bool,
     /// Whether attention data-parallel ranks prefill in the same steps (a balancer holds requests back until all have one).
     pub aligned_prefill: bool,
+    /// Time of one of the small kernels between the large ones: norms, activations, quantisation, routing. Fitted.
+    pub small_kernel_s: f64,
     /// Host time of a step that the GPU waits for. Fitted.
     pub host_s: f64,
     /// Host time of a step for each running request: scheduling, sampling, output. Fitted.
     pub request_s: f64,
     /// Time of a prefill over that of its kernels: launches outside of graphs, copies, uneven chunks. Fitted.
     pub prefill: f64,
-    /// The release whose fused kernels shorten the time between the kernels.
+    /// The release from which most of the small kernels are fused into their neighbours.
     pub fused_since: Release,
-    /// That time over the one of earlier and unnamed releases. Fitted.
+    /// What is left of their time then; earlier and unnamed releases run all of them. Fitted.
     pub fused: f64,
     /// Host and scheduling time before a first token. Fitted.
     pub first_token_s: f64,
-    /// Share of a burst's queue that the mean request waits for: half of a tenth when the first wave alone queues. Fitted.
+    /// Prefills of the others that the mean request of a loop that starts with a burst waits for, as a share of them all. Half of
+    /// the first wave's would be .05 of them; what was prefilled together also ends together. Fitted.
     pub burst_share: f64,
-    /// Steps until the first output leaves: engines under benchmark loads stream in groups of tokens. Fitted.
-    pub burst_steps: f64,
+    /// Decode steps until the first output leaves: engines stream in groups of tokens, and schedule before. Fitted.
+    pub first_steps: f64,
 }
 
 /// vLLM: utilisation .9; logs show 2.75 GiB of non-torch memory for DeepSeek-V3 and .26 to .58 GiB of graphs.
@@ -54,14 +57,15 @@ const VLLM: EngineProfile = EngineProfile {
     experts: ExpertMaker::Vllm,
     mixes: true,
     aligned_prefill: false,
-    host_s: 0.0,
-    request_s: 19e-6,
-    prefill: 1.26,
+    small_kernel_s: 8.4e-6,
+    host_s: 0.18e-3,
+    request_s: 15e-6,
+    prefill: 1.19,
     fused_since: Release(0, 18, 0),
-    fused: 0.74,
-    first_token_s: 17e-3,
-    burst_share: 0.085,
-    burst_steps: 2.5,
+    fused: 0.62,
+    first_token_s: 18e-3,
+    burst_share: 0.081,
+    first_steps: 2.5,
 };
 
 /// SGLang: static fraction about .88; its scheduler runs waiting prefills before anything else.
@@ -74,14 +78,15 @@ const SGLANG: EngineProfile = EngineProfile {
     experts: ExpertMaker::Sglang,
     mixes: false,
     aligned_prefill: false,
-    host_s: 1.16e-3,
-    request_s: 6.8e-6,
-    prefill: 1.03,
+    small_kernel_s: 7.7e-6,
+    host_s: 0.44e-3,
+    request_s: 7.6e-6,
+    prefill: 1.11,
     fused_since: Release(0, 5, 9),
-    fused: 0.47,
-    first_token_s: 0.0,
-    burst_share: 0.14,
-    burst_steps: 21.0,
+    fused: 0.59,
+    first_token_s: 22e-3,
+    burst_share: 0.105,
+    first_steps: 16.5,
 };
 
 /// TensorRT-LLM: 90 % of what is free once weights and activations are placed.
@@ -94,14 +99,15 @@ const TRTLLM: EngineProfile = EngineProfile {
     experts: ExpertMaker::Trtllm,
     mixes: true,
     aligned_prefill: true,
-    host_s: 0.0,
-    request_s: 1.2e-6,
-    prefill: 1.22,
+    small_kernel_s: 6.5e-6,
+    host_s: 0.18e-3,
+    request_s: 4.5e-6,
+    prefill: 1.14,
     fused_since: Release(1, 2, 0),
-    fused: 0.39,
-    first_token_s: 0.0,
-    burst_share: 0.06,
-    burst_steps: 12.0,
+    fused: 0.38,
+    first_token_s: 3e-3,
+    burst_share: 0.057,
+    first_steps: 12.0,
 };
 
 impl EngineProfile {
@@ -120,9 +126,9 @@ impl EngineProfile {
         }
     }
 
-    /// Time between kernels of a release over that of the releases the constants describe.
+    /// Time of a small kernel in a release.
     #[must_use]
-    pub fn gaps(&self, release: Option<Release>) -> f64 {
-        if release.is_some_and(|r| r >= self.fused_since) { self.fused } else { 1.0 }
+    pub fn small_kernel(&self, release: Option<Release>) -> f64 {
+        self.small_kernel_s * if release.is_some_and(|r| r >= self.fused_since) { self.fused } else { 1.0 }
     }
 }

@@ -14,24 +14,24 @@ use crate::model::{Block, MOST_KINDS, Mixer, Mla, WeightFormat, matrices};
 use crate::plan::Plan;
 
 /// Share of a kernel's fixed time that is left when kernels follow each other in a captured graph. Fitted.
-const IN_GRAPH: f64 = 0.4;
+const IN_GRAPH: f64 = 0.49;
 
-/// Time of the small kernels around a projection of 8-bit or nvfp4 weights: norm, rotary embedding, activation, quantisation.
-/// Fitted.
-const PROJECTION_S: f64 = 9.3e-6;
+/// Small kernels around a projection of 8-bit or nvfp4 weights: its norm, activation or rotary embedding writes the narrow input.
+/// 16-bit projections have them fused.
+const AROUND_PROJECTION: f64 = 1.0;
 
-/// The same for weights scaled by blocks, whose activations are quantised apart. Fitted.
-const BLOCK_PROJECTION_S: f64 = 14.8e-6;
+/// The same for weights scaled by blocks, whose inputs are quantised by a kernel of their own.
+const AROUND_BLOCK_PROJECTION: f64 = 2.0;
 
-/// Time of the kernels beside a layer's experts: router, top-k, sorting, their sum. Fitted.
-const EXPERT_LAYER_S: f64 = 65e-6;
+/// Small kernels beside the experts' fused one: two norms, router, scores, top-k, sorting, shared gate, sum.
+const AROUND_EXPERTS: f64 = 8.0;
 
-/// Time of the kernels beside a linear-attention layer's projections: convolution, gates, norms, its state. Fitted.
-const LINEAR_LAYER_S: f64 = 84e-6;
+/// Small kernels of a linear-attention layer: convolution, gates, norms of keys and queries, the scan, its norm and gate.
+const AROUND_LINEAR: f64 = 10.0;
 
 /// Shape of the gamma distribution of how popular experts are: a batch of `x` routed tokens per expert hits `1 - (1 + x/a)^-a`
 /// of them. Infinity is uniform routing; measured routing at decode hits 4 to 24 % fewer. Fitted.
-const POPULARITY: f64 = 0.8;
+const POPULARITY: f64 = 0.81;
 
 /// Load of the fullest expert rank over the mean: measured multipliers of MoE latency lie between 1.05 and 1.3.
 const IMBALANCE: f64 = 1.2;
@@ -68,15 +68,15 @@ pub(super) struct Pricing<'a> {
     dense: (Engine, f64, f64),
     plain: Engine,
     experts: Option<ExpertFit>,
-    gaps: f64,
+    small_kernel: f64,
 }
 
-/// Time of the small kernels around a projection.
+/// Small kernels around a projection.
 const fn around(format: WeightFormat) -> f64 {
     match format {
-        WeightFormat::Fp8 | WeightFormat::Int8 | WeightFormat::Nvfp4 => PROJECTION_S,
-        WeightFormat::Fp8Block => BLOCK_PROJECTION_S,
-        // Fused into their neighbours, or counted with the experts.
+        WeightFormat::Fp8 | WeightFormat::Int8 | WeightFormat::Nvfp4 => AROUND_PROJECTION,
+        WeightFormat::Fp8Block => AROUND_BLOCK_PROJECTION,
+        // No narrow input to write.
         WeightFormat::Fp32 | WeightFormat::Bf16 | WeightFormat::Fp16 | WeightFormat::Int4 | WeightFormat::Mxfp4 => 0.0,
     }
 }
@@ -85,9 +85,9 @@ impl<'a> Pricing<'a> {
     pub(super) fn new(job: &'a Job, serve: &'a Serve, convention: Convention, plan: &'a Plan) -> Self {
         let gpu = &job.cluster.gpu;
         let profile = EngineProfile::of(convention);
-        let gaps = profile.gaps(serve.release);
+        let small_kernel = profile.small_kernel(serve.release);
         let engine = |format: WeightFormat| {
-            (Engine::new(gpu, compute::serve_kind(format, gpu)), format.bytes(), gaps * around(format))
+            (Engine::new(gpu, compute::serve_kind(format, gpu)), format.bytes(), small_kernel * around(format))
         };
         Self {
             job,
@@ -101,7 +101,7 @@ impl<'a> Pricing<'a> {
             dense: engine(serve.quant.dense()),
             plain: Engine::new(gpu, GemmKind::Bf16),
             experts: gpu.efficiency.experts(profile.experts, serve.quant.experts()),
-            gaps,
+            small_kernel,
         }
     }
 
@@ -135,7 +135,7 @@ impl<'a> Pricing<'a> {
             latent_projections(&a, h, f64::from(mesh.tp()), &mut |n, k| seconds += gemm(&self.attention, n, k));
         }
         if matches!(block.mixer, Mixer::DeltaNet(_) | Mixer::Mamba2(_)) {
-            seconds += self.gaps * LINEAR_LAYER_S;
+            seconds += self.small_kernel * AROUND_LINEAR;
         }
         seconds += self.decode_core(block, step) + self.prefill_core(block, step);
         // Bytes of two norms, rotary embedding and activation function.
@@ -226,7 +226,7 @@ impl<'a> Pricing<'a> {
         let compute = 2.0 * rows * weights / (fit.compute * peak);
         let memory = hit * weights * format.bytes() / (fit.memory * gpu.hbm.get());
         let passes = routed * (4.0 * h + 6.0 * inner) * (1.0 - fit.spread + fit.spread / ep) / gpu.hbm.get();
-        self.gaps * EXPERT_LAYER_S + IN_GRAPH * fit.t0.get() + compute.hypot(memory) + fit.permute * passes
+        self.small_kernel * AROUND_EXPERTS + IN_GRAPH * fit.t0.get() + compute.hypot(memory) + fit.permute * passes
     }
 
     /// Collectives of one layer.

@@ -37,14 +37,17 @@ pub struct Service {
 
 /// How many prefills long a request waits, of the time that it spends waiting while others of the loop decode: what falls in it
 /// stalls nobody's answer. Fitted.
-const WAIT: f64 = 2.9;
+const WAIT: f64 = 2.0;
+
+/// Share of all prefills that the first of ten waves adds to the mean wait: half of its own.
+const FIRST_WAVE: f64 = 0.05;
 
 /// What a plan reaches under its load.
 ///
 /// ```text
 /// stall = what a prefill adds to the steps it runs in, for one request
 /// TPOT  = decode step (b, isl + osl/2) + others/osl stall f,  f = osl TPOT / (osl TPOT + wait)
-/// TTFT  = steady: step + prefill + queue of a deterministic server; burst: c0 + steps + prefill + kappa others stall
+/// TTFT  = c0 + first steps + prefill + kappa others stall; in the steady state without the first wave's .05 of kappa
 /// ```
 /// In a closed loop every other request prefills once in my lifetime; `f` of them while I decode. With many requests of short
 /// answers several prefill in one step. With a pipeline, `pp` groups of requests are in flight, and a step takes as long as its
@@ -97,11 +100,10 @@ pub fn service(job: &Job, serve: &Serve, convention: Convention, plan: &Plan) ->
     let (sum, slowest) = pricing.stages(Step { prefill: each, ..prefill_step });
     let prefill = profile.prefill * (sum + (chunks - 1.0) * slowest) + pricing.hops(each);
 
-    // A deterministic server, this busy with prefills.
-    let busy = (rate * stall / tpot).clamp(0.0, 0.95);
-    let steady = prefill + decode + stall * busy / (2.0 * (1.0 - busy));
-    let burst =
-        profile.first_token_s + profile.burst_steps * decode + prefill + profile.burst_share * others * stall;
+    // What prefills together ends together: cohorts of a closed loop wait for each other, its first wave most of all.
+    let first = profile.first_token_s + profile.first_steps * decode + prefill;
+    let burst = first + profile.burst_share * others * stall;
+    let steady = first + (profile.burst_share - FIRST_WAVE).max(0.0) * others * stall;
     // What the cache cannot hold waits for a whole answer of those before it.
     let queue = (wanted / load.requests - 1.0).max(0.0) * (prefill + osl * tpot);
     let ttft = match serve.arrivals {
