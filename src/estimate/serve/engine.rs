@@ -38,8 +38,6 @@ pub struct EngineProfile {
     pub fused_since: Release,
     /// What is left of their time then; earlier and unnamed releases run all of them. Fitted.
     pub fused: f64,
-    /// Host and scheduling time before a first token. Fitted.
-    pub first_token_s: f64,
     /// Prefills of the others that the mean request of a loop that starts with a burst waits for, as a share of them all. Half of
     /// the first wave's would be .05 of them; what was prefilled together also ends together. Fitted.
     pub burst_share: f64,
@@ -58,14 +56,13 @@ const VLLM: EngineProfile = EngineProfile {
     mixes: true,
     aligned_prefill: false,
     small_kernel_s: 8.4e-6,
-    host_s: 0.18e-3,
-    request_s: 15e-6,
+    host_s: 0.17e-3,
+    request_s: 14e-6,
     prefill: 1.19,
     fused_since: Release(0, 18, 0),
-    fused: 0.62,
-    first_token_s: 18e-3,
-    burst_share: 0.081,
-    first_steps: 2.5,
+    fused: 0.64,
+    burst_share: 0.070,
+    first_steps: 3.0,
 };
 
 /// SGLang: static fraction about .88; its scheduler runs waiting prefills before anything else.
@@ -78,14 +75,13 @@ const SGLANG: EngineProfile = EngineProfile {
     experts: ExpertMaker::Sglang,
     mixes: false,
     aligned_prefill: false,
-    small_kernel_s: 7.7e-6,
-    host_s: 0.44e-3,
-    request_s: 7.6e-6,
-    prefill: 1.11,
+    small_kernel_s: 7.1e-6,
+    host_s: 0.62e-3,
+    request_s: 6.7e-6,
+    prefill: 1.09,
     fused_since: Release(0, 5, 9),
-    fused: 0.59,
-    first_token_s: 22e-3,
-    burst_share: 0.105,
+    fused: 0.58,
+    burst_share: 0.095,
     first_steps: 16.5,
 };
 
@@ -99,15 +95,14 @@ const TRTLLM: EngineProfile = EngineProfile {
     experts: ExpertMaker::Trtllm,
     mixes: true,
     aligned_prefill: true,
-    small_kernel_s: 6.5e-6,
-    host_s: 0.18e-3,
-    request_s: 4.5e-6,
-    prefill: 1.14,
+    small_kernel_s: 5.2e-6,
+    host_s: 0.29e-3,
+    request_s: 4.0e-6,
+    prefill: 1.13,
     fused_since: Release(1, 2, 0),
-    fused: 0.38,
-    first_token_s: 3e-3,
-    burst_share: 0.057,
-    first_steps: 12.0,
+    fused: 0.35,
+    burst_share: 0.050,
+    first_steps: 6.7,
 };
 
 impl EngineProfile {

@@ -39,6 +39,9 @@ pub struct Service {
 /// stalls nobody's answer. Fitted.
 const WAIT: f64 = 2.0;
 
+/// Time before a request's first step: tokenising, scheduling, the way back. Fitted.
+const FIRST_TOKEN_S: f64 = 12e-3;
+
 /// Share of all prefills that the first of ten waves adds to the mean wait: half of its own.
 const FIRST_WAVE: f64 = 0.05;
 
@@ -101,7 +104,7 @@ pub fn service(job: &Job, serve: &Serve, convention: Convention, plan: &Plan) ->
     let prefill = profile.prefill * (sum + (chunks - 1.0) * slowest) + pricing.hops(each);
 
     // What prefills together ends together: cohorts of a closed loop wait for each other, its first wave most of all.
-    let first = profile.first_token_s + profile.first_steps * decode + prefill;
+    let first = FIRST_TOKEN_S + profile.first_steps * decode + prefill;
     let burst = first + profile.burst_share * others * stall;
     let steady = first + (profile.burst_share - FIRST_WAVE).max(0.0) * others * stall;
     // What the cache cannot hold waits for a whole answer of those before it.
