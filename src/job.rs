@@ -1,8 +1,8 @@
 //! A job: the model, the cluster and the workload, checked once so that nothing later can be inconsistent.
 
-use crate::cluster::{Cluster, Dtype, GemmKind};
+use crate::cluster::{Architecture, Cluster, Dtype, GemmKind, Gpu};
 use crate::lengths::Spread;
-use crate::model::{Model, Quant};
+use crate::model::{Model, Quant, WeightFormat};
 use crate::units::Seconds;
 use std::fmt;
 
@@ -131,6 +131,17 @@ pub enum KvFormat {
 }
 
 impl KvFormat {
+    /// What deployments keep the cache in when nobody says: 8 bits for quantised checkpoints on Blackwell, whose attention kernels
+    /// read them at full speed, and for `TensorRT-LLM`'s 8-bit and nvfp4 checkpoints, which carry the scales; 16 bits else.
+    ///
+    /// Assumed: published recipes do so; the engines' own default is the model's 16 bits.
+    #[must_use]
+    pub fn usual(gpu: &Gpu, quant: Quant, trtllm: bool) -> Self {
+        let narrow = quant.format.bytes() < 2.0;
+        let scaled = matches!(quant.format, WeightFormat::Fp8 | WeightFormat::Fp8Block | WeightFormat::Nvfp4);
+        if narrow && gpu.architecture == Architecture::Blackwell || trtllm && scaled { Self::Fp8 } else { Self::Bf16 }
+    }
+
     /// Every format.
     pub const ALL: [Self; 2] = [Self::Bf16, Self::Fp8];
 
@@ -150,6 +161,38 @@ impl KvFormat {
             Self::Bf16 => 2.0,
             Self::Fp8 => 1.0,
         }
+    }
+}
+
+/// A release of an engine: its first three numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Release(pub u32, pub u32, pub u32);
+
+impl Release {
+    /// Newer than any number.
+    pub const NIGHTLY: Self = Self(u32::MAX, 0, 0);
+
+    /// Reads a version as engines write it (`0.19.0`, `v1.2.0rc6.post2`, `nightly-dev-20260216`); `None` when it tells no release.
+    ///
+    /// ```
+    /// # use meshwright::job::Release;
+    /// assert_eq!(Release::read("v1.2.0rc6.post2"), Some(Release(1, 2, 0)));
+    /// assert_eq!(Release::read("nightly-dev"), Some(Release::NIGHTLY));
+    /// assert_eq!(Release::read("gpt-oss-dev"), None);
+    /// ```
+    #[must_use]
+    pub fn read(version: &str) -> Option<Self> {
+        let version = version.trim().trim_start_matches('v');
+        if version.to_ascii_lowercase().starts_with("nightly") {
+            return Some(Self::NIGHTLY);
+        }
+        let mut numbers = version.split('.').map(|part| {
+            let digits: &str = &part[..part.find(|c: char| !c.is_ascii_digit()).unwrap_or(part.len())];
+            digits.parse::<u32>().ok()
+        });
+        let major = numbers.next().flatten()?;
+        let minor = numbers.next().flatten()?;
+        Some(Self(major, minor, numbers.next().flatten().unwrap_or(0)))
     }
 }
 
@@ -258,6 +301,8 @@ pub struct Serve {
     pub prefix_hit: f64,
     /// Share of the GPU's memory the engine may take; its own default when absent.
     pub memory_fraction: Option<f64>,
+    /// The engine's release, when the job names one.
+    pub release: Option<Release>,
 }
 
 /// How often a drafted token is taken unless said. Assumed: DeepSeek-V3's report gives .85 to .9 for its second token, and later ones
@@ -288,6 +333,7 @@ impl Serve {
             mtp_acceptance: MTP_ACCEPTANCE,
             prefix_hit: 0.0,
             memory_fraction: None,
+            release: None,
         }
     }
 }

@@ -1,10 +1,10 @@
 //! The job file, and each line of a batch: model, cluster, workload, framework, plan.
 
 use crate::catalog;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Gpu};
 use crate::error::{Error, Locate, Result, nearest};
 use crate::framework::Framework;
-use crate::job::{Arrivals, GradDtype, Job, KvFormat, Precision, Serve, Train, Workload};
+use crate::job::{Arrivals, GradDtype, Job, KvFormat, Precision, Release, Serve, Train, Workload};
 use crate::mesh::Convention;
 use crate::model::{Model, Quant, QuantScope, WeightFormat};
 use crate::plan::{Draft, Value as PlanValue};
@@ -115,7 +115,7 @@ pub struct ServeFile {
     /// Share of the GPU's memory the engine may take.
     #[serde(default)]
     pub memory_fraction: Option<f64>,
-    /// The engine's version; accepted and echoed, priced alike for now.
+    /// The engine's version: what its release does by itself is priced where it matters.
     #[serde(default)]
     pub engine_version: Option<String>,
 }
@@ -181,7 +181,7 @@ impl JobFile {
         let convention = named.or(framework.map(Framework::convention)).unwrap_or_default();
         // A convention is a way of naming; only a named framework's rules hold. Its engines still tell serving from training.
         let engine = framework.or(Framework::of(convention));
-        let workload = workload(origin, &model, engine, self.train.as_ref(), self.serve.as_ref())?;
+        let workload = workload(origin, &model, &cluster.gpu, engine, self.train.as_ref(), self.serve.as_ref())?;
         check_cluster(origin, &cluster)?;
         if let Some(framework) = framework
             && framework.serves() != matches!(workload, Workload::Serve(_))
@@ -264,6 +264,7 @@ pub(super) fn one_of<T: Copy>(
 fn workload(
     origin: &str,
     model: &Model,
+    gpu: &Gpu,
     framework: Option<Framework>,
     train: Option<&TrainFile>,
     serve: Option<&ServeFile>,
@@ -273,10 +274,10 @@ fn workload(
             Err(Error::invalid(origin, "serve", "train and serve", "exactly one of `train`, `serve`"))
         }
         (None, None) if framework.is_some_and(Framework::serves) => {
-            serve_workload(origin, model, &ServeFile::default()).map(Workload::Serve)
+            serve_workload(origin, model, gpu, framework, &ServeFile::default()).map(Workload::Serve)
         }
         (Some(file), None) => train_workload(origin, file).map(Workload::Train),
-        (None, Some(file)) => serve_workload(origin, model, file).map(Workload::Serve),
+        (None, Some(file)) => serve_workload(origin, model, gpu, framework, file).map(Workload::Serve),
         (None, None) => Err(Error::missing(origin, "train", "exactly one of `train`, `serve`")),
     }
 }
@@ -300,7 +301,13 @@ fn train_workload(origin: &str, file: &TrainFile) -> Result<Train> {
     })
 }
 
-fn serve_workload(origin: &str, model: &Model, file: &ServeFile) -> Result<Serve> {
+fn serve_workload(
+    origin: &str,
+    model: &Model,
+    gpu: &Gpu,
+    framework: Option<Framework>,
+    file: &ServeFile,
+) -> Result<Serve> {
     let quant = match file.weights.as_deref() {
         None => model.quant(),
         Some(name) => {
@@ -308,7 +315,10 @@ fn serve_workload(origin: &str, model: &Model, file: &ServeFile) -> Result<Serve
             quant_for(model, format)
         }
     };
-    let kv = file.kv_cache.as_deref().unwrap_or("bf16");
+    let kv_cache = match file.kv_cache.as_deref() {
+        None => KvFormat::usual(gpu, quant, framework == Some(Framework::Trtllm)),
+        Some(kv) => one_of(origin, "serve.kv_cache", kv, &KvFormat::ALL, KvFormat::name)?,
+    };
     let arrivals = file.arrivals.as_deref().unwrap_or("steady");
     let target = |key: &str, ms: Option<f64>| match ms {
         None => Ok(None),
@@ -319,12 +329,13 @@ fn serve_workload(origin: &str, model: &Model, file: &ServeFile) -> Result<Serve
     let mut serve = Serve {
         concurrency: file.concurrency.unwrap_or(usual.concurrency),
         quant,
-        kv_cache: one_of(origin, "serve.kv_cache", kv, &KvFormat::ALL, KvFormat::name)?,
+        kv_cache,
         arrivals: one_of(origin, "serve.arrivals", arrivals, &Arrivals::ALL, Arrivals::name)?,
         ttft: target("serve.ttft_ms", file.ttft_ms)?,
         tpot: target("serve.tpot_ms", file.tpot_ms)?,
         prefix_hit: file.prefix_hit.unwrap_or(0.0),
         memory_fraction: file.memory_fraction,
+        release: file.engine_version.as_deref().and_then(Release::read),
         mtp: file.mtp.unwrap_or(usual.mtp),
         mtp_acceptance: file.mtp_acceptance.unwrap_or(usual.mtp_acceptance),
         ..usual

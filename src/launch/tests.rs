@@ -99,6 +99,7 @@ fn cluster(nodes: u32) -> Cluster {
             prefill_attention: AttentionFit { t0: Seconds::new(1e-5), compute: 0.5, half_length: 1000.0 },
             decode_attention: DecodeFit { t0: Seconds::new(1e-5), memory: 0.7 },
             moe: MoeFit { t0: Seconds::new(1e-5), compute: 0.5, memory: 0.7, permute: 2.0 },
+            experts: Vec::new(),
             custom_all_reduce: Vec::new(),
             collectives: [const { Vec::new() }; 4],
             source: Vec::new(),

@@ -39,6 +39,7 @@ fn cluster(gpus: u32) -> Cluster {
             prefill_attention: AttentionFit { t0: zero, compute: 0.5, half_length: 100.0 },
             decode_attention: DecodeFit { t0: zero, memory: 0.5 },
             moe: MoeFit { t0: zero, compute: 0.5, memory: 0.5, permute: 2.0 },
+            experts: Vec::new(),
             custom_all_reduce: Vec::new(),
             collectives: [Vec::new(), Vec::new(), Vec::new(), Vec::new()],
             source: Vec::new(),

@@ -7,6 +7,7 @@ mod engine;
 mod memory;
 mod queue;
 mod speculate;
+mod step;
 mod time;
 mod words;
 
