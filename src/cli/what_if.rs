@@ -171,7 +171,7 @@ fn render(format: Format, cases: &[Case]) -> String {
             let mut text = cases.first().map(|c| super::plan::heading(&c.read.job)).unwrap_or_default();
             text.push_str(&out::table(&HEAD, &rows, &[1, 4]));
             for line in band_notes(cases) {
-                let _ = writeln!(text, "time {line}");
+                let _ = writeln!(text, "times {line}");
             }
             chart(cases, &mut text);
             text

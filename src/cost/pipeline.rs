@@ -131,33 +131,6 @@ impl StageTime {
     }
 }
 
-/// Makes the slowest stage as long as a step's pace: what a framework balances moves to the other stages, what every stage has besides
-/// its layers (accumulation of gradients) lengthens all.
-pub fn level(stages: &mut [StageTime], pace: f64) {
-    let slowest = stages.iter().map(|t| t.sum()).fold(0.0, f64::max);
-    if slowest <= 0.0 {
-        return;
-    }
-    let scale = |stage: &mut StageTime, by: f64| {
-        *stage = StageTime { forward: stage.forward * by, backward: stage.backward * by, weight: stage.weight * by };
-    };
-    if pace >= slowest {
-        stages.iter_mut().for_each(|stage| scale(stage, pace / slowest));
-        return;
-    }
-    let over: f64 = stages.iter().map(|t| (t.sum() - pace).max(0.0)).sum();
-    let room: f64 = stages.iter().map(|t| (pace - t.sum()).max(0.0)).sum();
-    // Nowhere to move it to: all stages are shorter than they looked.
-    let filled = if room > 0.0 { (over / room).min(1.0) } else { 0.0 };
-    for stage in stages {
-        let now = stage.sum();
-        let to = if now > pace { pace } else { now + filled * (pace - now) };
-        if now > 0.0 {
-            scale(stage, to / now);
-        }
-    }
-}
-
 /// What a rank of `DualPipe` waits for each pair of ranks outside it: `F + max(F, B) + max(0, B - W)`.
 ///
 /// With `B <= F` it is what the published order of slices gives; else an upper bound, the report's `F&B + B - 3W`.

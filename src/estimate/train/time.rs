@@ -6,7 +6,7 @@ use crate::cluster::Collective;
 use crate::cost::compute;
 use crate::cost::memory as mem;
 use crate::cost::ops;
-use crate::cost::pipeline::{self, StageTime};
+use crate::cost::pipeline;
 use crate::cost::{TimeLedger, TimeTerm};
 use crate::estimate::StageSpan;
 use crate::job::{Job, Train};
@@ -79,11 +79,17 @@ const STEP: f64 = 5e-3;
 /// recomputation and what communication is not hidden.
 #[must_use]
 pub fn step(job: &Job, train: &Train, convention: Convention, plan: &Plan) -> Step {
-    step_by_stage(job, train, convention, plan).0
+    step_by_stage(job, train, convention, plan, &mut |_| {})
 }
 
-/// The same, and one micro-batch on every stage, first to last, as the pipeline was priced.
-pub(super) fn step_by_stage(job: &Job, train: &Train, convention: Convention, plan: &Plan) -> (Step, Vec<StageTime>) {
+/// The same; `each` sees one micro-batch on every stage, first to last, without its hops and before stages are balanced.
+pub(super) fn step_by_stage(
+    job: &Job,
+    train: &Train,
+    convention: Convention,
+    plan: &Plan,
+    each: &mut impl FnMut(&LayerTime),
+) -> Step {
     let model = &job.model;
     let mesh = &plan.mesh;
     let knobs = &plan.knobs;
@@ -107,7 +113,6 @@ pub(super) fn step_by_stage(job: &Job, train: &Train, convention: Convention, pl
 
     let mut slowest = (0.0, 0, LayerTime::default());
     let mut sum = 0.0;
-    let mut stages: Vec<StageTime> = Vec::with_capacity(mesh.pp() as usize);
     for stage in 0..mesh.pp() {
         let span = StageSpan::of(convention, model, plan, stage);
         let mut time = LayerTime::default();
@@ -118,7 +123,7 @@ pub(super) fn step_by_stage(job: &Job, train: &Train, convention: Convention, pl
             time.forward += head / 3.0;
             time.backward += head * 2.0 / 3.0;
         }
-        stages.push(passes(&time, hops));
+        each(&time);
         let all = time.busy() + hops;
         sum += all;
         if all > slowest.0 {
@@ -147,12 +152,9 @@ pub(super) fn step_by_stage(job: &Job, train: &Train, convention: Convention, pl
     ledger.add(TimeTerm::CpExposed, micro * time.cp);
     ledger.add(TimeTerm::EpExposed, micro * time.ep);
     ledger.add(TimeTerm::PpExposed, micro * hops);
-    if mesh.pp() > 1 {
-        // Stages as the pace has them: what was balanced away from the slowest is with the others.
-        pipeline::level(&mut stages, pace);
-        let whole = pipeline::makespan(knobs.schedule, knobs.vpp, n, &stages);
-        ledger.add(TimeTerm::PpBubble, (whole - micro * pace).max(0.0));
-    }
+    let weight_share = time.weight_grads / pace.max(1e-12);
+    let stages = pipeline::Stages { sum, slowest: pace, weight_share };
+    ledger.add(TimeTerm::PpBubble, pipeline::bubble(knobs.schedule, mesh.pp(), knobs.vpp, n, stages));
 
     let params = stage_params(job, convention, plan, slowest_stage);
     if n > 1 && !pricing.fused {
@@ -161,24 +163,7 @@ pub(super) fn step_by_stage(job: &Job, train: &Train, convention: Convention, pl
     ledger.add(TimeTerm::Optimizer, STEP);
     ledger.add(TimeTerm::DpExposed, data_parallel(&pricing, params, &time, n));
     ledger.add(TimeTerm::Optimizer, optimizer(gpu.hbm.get(), train, knobs, mesh, params));
-    (Step { ledger, slowest_stage }, stages)
-}
-
-/// Share of each kind of communication that belongs to the forward pass: two of five collectives of TP (backward gathers once more), a
-/// third of CP's ring, half of EP's exchanges.
-const FORWARD: [f64; 3] = [0.4, 1.0 / 3.0, 0.5];
-
-/// A stage's passes, each with its communication and half of the hops.
-fn passes(time: &LayerTime, hops: f64) -> StageTime {
-    let shown = [time.tp, time.cp, time.ep];
-    let forward: f64 = shown.iter().zip(FORWARD).map(|(all, share)| all * share).sum();
-    let rest = shown.iter().sum::<f64>() - forward;
-    let weight = time.weight_grads.min(time.backward);
-    StageTime {
-        forward: time.forward + forward + hops / 2.0,
-        backward: time.backward - weight + time.recompute + rest + hops / 2.0,
-        weight,
-    }
+    Step { ledger, slowest_stage }
 }
 
 /// Gradient reduction and parameter gather that nothing hides.
