@@ -183,6 +183,9 @@ fn random_plan(framework: Framework, moe: bool, dice: &mut Dice) -> Option<Plan>
         knobs.tp_overlap = *dice.pick(&[Toggle::Default, Toggle::On]);
         knobs.dp_overlap = *dice.pick(&[Toggle::Default, Toggle::On]);
         knobs.ep_overlap = *dice.pick(&[Toggle::Default, Toggle::Default, Toggle::On]);
+        if matches!(framework, Framework::Megatron | Framework::Bridge) && knobs.vpp > 1 {
+            knobs.pp_overlap = *dice.pick(&[Toggle::Default, Toggle::Off]);
+        }
         if framework == Framework::Torchtitan {
             knobs.dp_replicate = *dice.pick(&[1, 1, 2]);
             knobs.pp_microbatches = if pp > 1 { *dice.pick(&[4, 8]) } else { 0 };
