@@ -66,6 +66,8 @@ pub mod rank;
 
 pub mod search;
 
+pub mod robust;
+
 pub mod claim;
 
 pub mod verify;

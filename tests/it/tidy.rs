@@ -30,7 +30,7 @@ fn short(path: &Path) -> String {
 /// Rooms of the core, then of the shell: a room may use those before it.
 ///
 /// `architecture.md` puts search before rank; search keeps the best rows and so uses rank.
-const CORE: [&str; 18] = [
+const CORE: [&str; 19] = [
     "units",
     "model",
     "cluster",
@@ -44,6 +44,7 @@ const CORE: [&str; 18] = [
     "estimate",
     "rank",
     "search",
+    "robust",
     "claim",
     "verify",
     "validate",
