@@ -8,9 +8,10 @@ use crate::framework::{Framework, GroupKind, group};
 use crate::job::{GradDtype, Job, KvFormat, Serve, Train, Workload};
 use crate::mesh::{Convention, Mesh};
 use crate::model::{Quant, QuantScope, WeightFormat};
-use crate::plan::{Draft, Plan, Recompute};
+use crate::plan::{Draft, Knobs, Plan, Recompute};
 use crate::rules;
 use crate::units::Bytes;
+use std::collections::BTreeMap;
 
 /// The groups of a plan that leave their scale-up domain.
 #[must_use]
@@ -77,54 +78,99 @@ pub struct Change {
     pub estimate: Estimate,
 }
 
-/// The changes that make a plan fit, cheapest first, each checked against every rule and priced again; at most `most`.
+/// Changes of a plan so far: in words, the workload and the plan they lead to.
+struct Move {
+    what: String,
+    workload: Workload,
+    plan: Plan,
+}
+
+/// Every single change that needs less memory: of knobs, number formats, or one degree.
+fn moves(job: &Job, from: &Move) -> Vec<Move> {
+    let Move { workload, plan, .. } = from;
+    let knobs = plan.knobs;
+    let mut out = Vec::new();
+    let mut add = |what: &str, workload: Workload, plan: Plan| {
+        let what = if from.what.is_empty() { what.to_owned() } else { format!("{}, {what}", from.what) };
+        out.push(Move { what, workload, plan });
+    };
+    if let Workload::Train(_) = workload {
+        let mut turn = |what: &str, knobs| add(what, *workload, Plan { mesh: plan.mesh, knobs });
+        if knobs.recompute != Recompute::Full {
+            turn("recompute=full", Knobs { recompute: Recompute::Full, ..knobs });
+        }
+        let mut micro_batch = knobs.micro_batch / 2;
+        while micro_batch >= 1 {
+            turn(&format!("micro_batch={micro_batch}"), Knobs { micro_batch, ..knobs });
+            micro_batch /= 2;
+        }
+        for zero in knobs.zero + 1..=3 {
+            turn(&format!("zero={zero}"), Knobs { zero, ..knobs });
+        }
+        for optimizer_offload in [50, 100] {
+            if optimizer_offload > knobs.optimizer_offload {
+                let what = format!("optimizer_offload={}", f64::from(optimizer_offload) / 100.0);
+                turn(&what, Knobs { optimizer_offload, ..knobs });
+            }
+        }
+    }
+    for (what, thinner) in lower_precision(job, workload) {
+        add(&what, thinner, *plan);
+    }
+    for (what, mesh) in wider(&plan.mesh) {
+        let mut changed = Plan { mesh, knobs };
+        // A split of the layers belongs to its number of stages.
+        (changed.knobs.first_stage_layers, changed.knobs.last_stage_layers) = (0, 0);
+        if let Workload::Serve(_) = workload {
+            changed.knobs.replicas = knobs.replicas.min(mesh.product_dp().unwrap_or(1)).max(1);
+        }
+        add(&what, *workload, changed);
+    }
+    out
+}
+
+/// How many changes are tried together.
+const MOST_MOVES: usize = 3;
+
+/// The changes that make a plan fit, cheapest first, each checked against every rule and priced again; at most `most`. Where no
+/// single one does, two are tried together, then three.
 ///
 /// Cheapest is the smallest loss of tokens per second and GPU; more GPUs come after what fits on these.
 #[must_use]
 pub fn changes(job: &Job, framework: Option<Framework>, plan: &Plan, most: usize) -> Vec<Change> {
     let convention = framework.map_or(Convention::Product, Framework::convention);
-    let mut out: Vec<Change> = Vec::new();
-    let mut offer = |what: String, job: &Job, plan: Plan| {
-        if !rules::broken(job, framework, &plan).is_empty() {
-            return;
-        }
-        let estimate = estimate::estimate(job, convention, &plan);
-        if estimate::verdict(job, &estimate).is_empty() {
-            out.push(Change { what, plan, gpus: plan.mesh.world(), estimate });
-        }
-    };
     let knobs = plan.knobs;
-    let with = |knobs| Plan { mesh: plan.mesh, knobs };
-    if let Workload::Train(_) = &job.workload {
-        if let Some((set, recomputed)) = smallest_recompute(job, framework, plan) {
-            offer(format!("recompute={set}"), job, recomputed);
+    let priced = |made: &Move| {
+        let job = Job { workload: made.workload, ..job.clone() };
+        if !rules::broken(&job, framework, &made.plan).is_empty() {
+            return None;
         }
-        let mut micro = knobs.micro_batch / 2;
-        while micro >= 1 {
-            offer(format!("micro_batch={micro}"), job, with(crate::plan::Knobs { micro_batch: micro, ..knobs }));
-            micro /= 2;
-        }
-        for zero in knobs.zero + 1..=3 {
-            offer(format!("zero={zero}"), job, with(crate::plan::Knobs { zero, ..knobs }));
-        }
-        for offload in [50, 100] {
-            if offload > knobs.optimizer_offload {
-                let changed = crate::plan::Knobs { optimizer_offload: offload, ..knobs };
-                offer(format!("optimizer_offload={}", f64::from(offload) / 100.0), job, with(changed));
-            }
-        }
+        let estimate = estimate::estimate(&job, convention, &made.plan);
+        let gpus = made.plan.mesh.world();
+        let change = Change { what: made.what.clone(), plan: made.plan, gpus, estimate };
+        estimate::verdict(&job, &estimate).is_empty().then_some(change)
+    };
+    let start = Move { what: String::new(), workload: job.workload, plan: *plan };
+    let mut level = moves(job, &start);
+    for recomputed in [smallest_recompute(job, framework, plan), fewest_layers(job, framework, plan)].into_iter().flatten() {
+        let what = format!("recompute={}", recomputed.knobs.recompute);
+        level.push(Move { what, workload: job.workload, plan: recomputed });
     }
-    for (what, thinner) in lower_precision(job) {
-        offer(what, &thinner, *plan);
-    }
-    for (name, mesh) in wider(&plan.mesh) {
-        let mut changed = Plan { mesh, knobs };
-        // A split of the layers belongs to its number of stages.
-        (changed.knobs.first_stage_layers, changed.knobs.last_stage_layers) = (0, 0);
-        if job.serve().is_some() {
-            changed.knobs.replicas = knobs.replicas.min(mesh.product_dp().unwrap_or(1)).max(1);
+    let mut seen: BTreeMap<Plan, Vec<Workload>> = BTreeMap::new();
+    let mut out: Vec<Change> = Vec::new();
+    for depth in 1..=MOST_MOVES {
+        // The same changes in another order, and whole layers where a block of them does.
+        level.retain(|made| {
+            let known = seen.entry(made.plan).or_default();
+            let new = !known.contains(&made.workload);
+            known.push(made.workload);
+            new
+        });
+        out.extend(level.iter().filter_map(priced));
+        if !out.is_empty() || depth == MOST_MOVES {
+            break;
         }
-        offer(name, job, changed);
+        level = level.iter().flat_map(|made| moves(job, made)).collect();
     }
     let scale = |change: &Change| change.estimate.tokens_per_s(job) / f64::from(change.gpus);
     out.sort_by(|a, b| scale(b).total_cmp(&scale(a)).then_with(|| a.plan.cmp(&b.plan)));
@@ -170,21 +216,21 @@ pub fn changes(job: &Job, framework: Option<Framework>, plan: &Plan, most: usize
 
 /// The cheapest of the smallest sets of modules whose recomputation makes a plan fit: no set is looked at that holds one that
 /// fits, as recomputing more never costs less.
-fn smallest_recompute(job: &Job, framework: Option<Framework>, plan: &Plan) -> Option<(Recompute, Plan)> {
+fn smallest_recompute(job: &Job, framework: Option<Framework>, plan: &Plan) -> Option<Plan> {
     let convention = framework.map_or(Convention::Product, Framework::convention);
     let held = match plan.knobs.recompute {
         Recompute::None => 0,
         Recompute::Modules(set) => set,
-        Recompute::Full => return None,
+        Recompute::Full | Recompute::Uniform(_) | Recompute::Block(_) => return None,
     };
-    let with = |recompute| Plan { mesh: plan.mesh, knobs: crate::plan::Knobs { recompute, ..plan.knobs } };
+    let with = |recompute| Plan { mesh: plan.mesh, knobs: Knobs { recompute, ..plan.knobs } };
     let fits =
         |plan: &Plan| rules::broken(job, framework, plan).is_empty() && estimate::memory(job, convention, plan).fits();
     let mut sets: Vec<u8> = module_sets(job)
         .into_iter()
         .filter_map(|set| match set {
             Recompute::Modules(set) if set & !held != 0 => Some(set | held),
-            Recompute::Modules(_) | Recompute::None | Recompute::Full => None,
+            Recompute::Modules(_) | Recompute::None | Recompute::Full | Recompute::Uniform(_) | Recompute::Block(_) => None,
         })
         .collect();
     sets.sort_unstable_by_key(|set| (set.count_ones(), *set));
@@ -201,14 +247,42 @@ fn smallest_recompute(job: &Job, framework: Option<Framework>, plan: &Plan) -> O
         speed(a).total_cmp(&speed(b)).then_with(|| b.cmp(a))
     });
     let whole = with(Recompute::Full);
-    best.or_else(|| fits(&whole).then_some(whole)).map(|plan| (plan.knobs.recompute, plan))
+    best.or_else(|| fits(&whole).then_some(whole))
 }
 
-/// The same job in thinner number formats, with what changes.
-fn lower_precision(job: &Job) -> Vec<(String, Job)> {
+/// The fewest whole layers of each stage whose recomputation makes a plan fit, where the framework can say so; more of them never
+/// need more memory.
+fn fewest_layers(job: &Job, framework: Option<Framework>, plan: &Plan) -> Option<Plan> {
+    if !matches!(framework, None | Some(Framework::Megatron | Framework::Bridge)) {
+        return None;
+    }
+    if matches!(plan.knobs.recompute, Recompute::Full | Recompute::Uniform(_) | Recompute::Block(_)) {
+        return None;
+    }
+    let convention = framework.map_or(Convention::Product, Framework::convention);
+    let with = |layers: u16| {
+        let knobs = Knobs { recompute: Recompute::Block(layers), ..plan.knobs };
+        Plan { mesh: plan.mesh, knobs }
+    };
+    let fits = |layers: u16| estimate::memory(job, convention, &with(layers)).fits();
+    let stages = estimate::stage_layers(job, convention, plan);
+    let most = u16::try_from(stages.into_iter().max()?.div_ceil(plan.knobs.vpp.max(1))).ok()?;
+    let (mut too_few, mut enough) = (0, most);
+    if !fits(most) {
+        return None;
+    }
+    while enough - too_few > 1 {
+        let middle = too_few.midpoint(enough);
+        if fits(middle) { enough = middle } else { too_few = middle }
+    }
+    (enough < most).then(|| with(enough))
+}
+
+/// The same workload in thinner number formats, with what changes.
+fn lower_precision(job: &Job, workload: &Workload) -> Vec<(String, Workload)> {
     let mut out = Vec::new();
-    let mut add = |what: &str, workload| out.push((what.to_owned(), Job { workload, ..job.clone() }));
-    match job.workload {
+    let mut add = |what: &str, workload| out.push((what.to_owned(), workload));
+    match *workload {
         Workload::Train(train) => {
             if train.grad_dtype == GradDtype::Fp32 {
                 add("grad_dtype=bf16", Workload::Train(Train { grad_dtype: GradDtype::Bf16, ..train }));

@@ -72,6 +72,8 @@ pub mod claim;
 
 pub mod verify;
 
+pub mod validate;
+
 pub mod explain;
 
 // -- shell: files, terminal, people --

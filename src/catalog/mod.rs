@@ -20,9 +20,11 @@ pub use model::ModelEntry;
 
 use crate::cluster::{Cluster, Gpu};
 use crate::error::{Error, Result};
+use crate::estimate::band::{Residual, Residuals};
 use crate::model::Model;
 use serde::Deserialize;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::LazyLock;
 
@@ -42,6 +44,19 @@ pub fn model(name_or_path: &str) -> Result<Model> {
 /// As [`model()`].
 pub fn model_from_value(origin: &str, value: &Value) -> Result<Model> {
     model::from_value(origin, value)
+}
+
+/// What measured runs of each kind were off by, from which error bands are read: `configs/validation/residuals.json`, as
+/// `validate --residuals` writes it.
+#[must_use]
+pub fn residuals() -> &'static Residuals {
+    static TABLE: LazyLock<Residuals> = LazyLock::new(|| {
+        let text = include_str!("../../configs/validation/residuals.json");
+        let rows: BTreeMap<String, (u32, f64)> =
+            read::typed("configs/validation/residuals.json", text).expect("a built-in file is right; tests read it");
+        rows.into_iter().map(|(kind, (rows, off))| (kind, Residual { rows, off })).collect()
+    });
+    &TABLE
 }
 
 /// The GPU of a built-in name or alias, or of a file.

@@ -7,7 +7,7 @@ use crate::cost::{MemoryTerm, Term, TimeTerm};
 use crate::error::{Error, Locate, Result};
 use crate::estimate::traffic::traffic;
 use crate::estimate::{Assessment, Time, assess};
-use crate::export::{Format, SCHEMA, grouped, json, text};
+use crate::export::{Format, SCHEMA, banded, bands, grouped, json, text};
 use crate::import::job::ReadJob;
 use crate::plan::{Draft, Purpose};
 use crate::units::{Bytes, Seconds};
@@ -29,6 +29,16 @@ pub(super) struct CompareArgs {
 struct Compared {
     name: String,
     assessment: Assessment,
+}
+
+impl Compared {
+    /// A time with its band.
+    fn banded(&self, read: &ReadJob, seconds: Seconds, key: &str) -> String {
+        let (Some(plan), Some(estimate)) = (&self.assessment.resolution.plan, &self.assessment.estimate) else {
+            return seconds.to_string();
+        };
+        banded(seconds, key, &bands(&read.job, read.framework, plan, estimate))
+    }
 }
 
 pub(super) fn run(args: &CompareArgs) -> Result<Verdict> {
@@ -140,7 +150,7 @@ fn grid(read: &ReadJob, all: &[Compared]) -> (Vec<String>, Vec<Vec<String>>) {
     });
     if job.train().is_some() {
         let step = |c: &Compared| c.assessment.estimate.and_then(|e| e.step().copied());
-        add("step", &|c| step(c).map_or_else(String::new, |s| s.seconds().to_string()));
+        add("step", &|c| step(c).map_or_else(String::new, |s| c.banded(read, s.seconds(), "step_time")));
         for term in TimeTerm::ALL {
             add(&format!("  {}", term.key()), &|c| {
                 let seconds = step(c).map_or(0.0, |s| s.ledger.get(*term));
@@ -152,8 +162,8 @@ fn grid(read: &ReadJob, all: &[Compared]) -> (Vec<String>, Vec<Vec<String>>) {
         let service = |c: &Compared| c.assessment.estimate.and_then(|e| e.service().copied());
         add("KV tokens, total", &|c| service(c).map_or_else(String::new, |s| grouped(s.kv_capacity_tokens.floor())));
         add("requests at once", &|c| service(c).map_or_else(String::new, |s| grouped(s.max_concurrency)));
-        add("TTFT", &|c| service(c).map_or_else(String::new, |s| Seconds::new(s.ttft_s).to_string()));
-        add("TPOT", &|c| service(c).map_or_else(String::new, |s| Seconds::new(s.tpot_s).to_string()));
+        add("TTFT", &|c| service(c).map_or_else(String::new, |s| c.banded(read, Seconds::new(s.ttft_s), "ttft")));
+        add("TPOT", &|c| service(c).map_or_else(String::new, |s| c.banded(read, Seconds::new(s.tpot_s), "tpot")));
         add("tokens/s/user", &|c| service(c).map_or_else(String::new, |s| format!("{:.1}", s.tokens_per_s_per_user)));
         add("output tokens/s, all GPUs", &|c| service(c).map_or_else(String::new, |s| grouped(s.output_tokens_per_s)));
     }

@@ -4,9 +4,11 @@ use super::args::{JobArgs, OutputArgs};
 use super::{Verdict, flag_error, out};
 use crate::cost::{MemoryTerm, Term, TimeTerm};
 use crate::error::{Error, Locate, Result};
+use crate::estimate::band::Band;
 use crate::estimate::traffic::traffic;
+use crate::estimate::train::Utilization;
 use crate::estimate::{Time, assess, stages};
-use crate::export::{Format, json};
+use crate::export::{Format, band_lines, banded, bands, json};
 use crate::import::job::{JobFile, ReadJob};
 use crate::plan::{Draft, Purpose};
 use crate::units::{Bytes, Seconds};
@@ -186,21 +188,39 @@ fn picked(stages: usize, worst: u32) -> Vec<usize> {
     shown
 }
 
+/// The conventions by name, in percent of the 16-bit dense peak.
+pub(super) fn utilization(used: &Utilization) -> String {
+    let percent = [used.mfu_causal, used.mfu_full, used.hfu_causal, used.hfu_full].map(|u| u * 100.0);
+    format!(
+        "MFU {:.1}% (causal attention), {:.1}% (full attention); HFU, with recomputation, {:.1}% (causal), {:.1}% (full)",
+        percent[0], percent[1], percent[2], percent[3]
+    )
+}
+
+pub(super) fn band_notes(bands: &[(&'static str, f64, Band)], text: &mut String) {
+    for line in band_lines(bands) {
+        let _ = writeln!(text, "{line}");
+    }
+}
+
 fn time_table(read: &ReadJob, plan: &crate::plan::Plan, estimate: &crate::estimate::Estimate, text: &mut String) {
     let job = &read.job;
     let gpus = f64::from(plan.mesh.world());
+    let bands = bands(job, read.framework, plan, estimate);
     match &estimate.time {
         Time::Train(step) => {
             let total = step.seconds();
             let flops = step.model_flops_per_gpu(job, plan.mesh.world());
             let _ = writeln!(
                 text,
-                "\nstep: {total}, paced by stage {}; {} tokens/s/GPU, {:.0} TFLOP/s/GPU ({:.1}% MFU, causal, no recomputation)",
+                "\nstep: {}, paced by stage {}; {} tokens/s/GPU, {:.0} TFLOP/s/GPU",
+                banded(total, "step_time", &bands),
                 step.slowest_stage,
                 crate::export::grouped(step.tokens_per_s(job) / gpus),
                 flops / 1e12,
-                flops / job.cluster.gpu.peak16().get() * 100.0
             );
+            let _ = writeln!(text, "{}", utilization(&Utilization::of(job, plan, step)));
+            band_notes(&bands, text);
             let rows: Vec<Vec<String>> = TimeTerm::ALL
                 .iter()
                 .filter(|t| step.ledger.get(**t) > 0.0)
@@ -216,14 +236,15 @@ fn time_table(read: &ReadJob, plan: &crate::plan::Plan, estimate: &crate::estima
             let _ = writeln!(
                 text,
                 "\nTTFT {} (steady {}, burst {}), TPOT {} (decode step {}); {:.1} tokens/s/user, {} output tokens/s/GPU",
-                Seconds::new(s.ttft_s),
+                banded(Seconds::new(s.ttft_s), "ttft", &bands),
                 Seconds::new(s.ttft_steady_s),
                 Seconds::new(s.ttft_burst_s),
-                Seconds::new(s.tpot_s),
+                banded(Seconds::new(s.tpot_s), "tpot", &bands),
                 Seconds::new(s.decode_step_s),
                 s.tokens_per_s_per_user,
                 crate::export::grouped(s.output_tokens_per_s / gpus)
             );
+            band_notes(&bands, text);
             let _ = writeln!(
                 text,
                 "KV cache: {} tokens a replica, {} in all; {} requests of this length at once",

@@ -1,14 +1,16 @@
 //! `explain`: why a plan costs what it costs or cannot work, and the smallest changes that make it work.
 
 use super::args::{JobArgs, OutputArgs};
-use super::{Verdict, out};
+use super::{Verdict, flag_error, out};
 use crate::cost::{MemoryTerm, Term, TimeTerm};
 use crate::error::Result;
 use crate::estimate::assess;
+use crate::estimate::train::Utilization;
+use crate::estimate::train::{micro_batches, timeline};
 use crate::explain::{changes, reason, shortfall};
-use crate::export::{Format, SCHEMA, json};
+use crate::export::{Format, SCHEMA, banded, bands, json};
 use crate::import::job::ReadJob;
-use crate::plan::{Plan, Purpose};
+use crate::plan::{Plan, Purpose, Schedule};
 use crate::rank::Objective;
 use crate::search::{SearchOptions, Watch, search};
 use crate::space::SpaceOptions;
@@ -24,6 +26,9 @@ pub(super) struct ExplainArgs {
     job: JobArgs,
     /// The plan; without one, the whole job is explained.
     plan: Option<String>,
+    /// Also write the training step as a Chrome trace, for ui.perfetto.dev: every pass of every stage, transfers, optimizer.
+    #[arg(long, value_name = "FILE")]
+    trace: Option<String>,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -32,11 +37,17 @@ pub(super) fn run(args: &ExplainArgs) -> Result<Verdict> {
     let format = args.output.format(&[Format::Table, Format::Json])?;
     let whole = args.plan.is_none() && args.job.file()?.1.plan.is_none();
     if whole {
+        if let Some(path) = &args.trace {
+            return Err(flag_error("--trace", path, "a plan beside it, as in `tp2 ep4 pp2 dp1 mb1`"));
+        }
         return explain_job(args, format);
     }
     let read = super::estimate::read_with_plan(&args.job, args.plan.as_deref())?;
     let draft = read.draft.expect("read_with_plan asks for one");
     let assessment = assess(&read.job, read.framework, &draft);
+    if let Some(path) = &args.trace {
+        trace(path, &read, assessment.resolution.plan.as_ref(), args.output.quiet)?;
+    }
     let purpose = if read.job.train().is_some() { Purpose::Train } else { Purpose::Serve };
     let fixes = match (&assessment.resolution.plan, &assessment.estimate) {
         (Some(plan), Some(estimate)) if !estimate.memory.fits() => changes(&read.job, read.framework, plan, 3),
@@ -68,7 +79,7 @@ pub(super) fn run(args: &ExplainArgs) -> Result<Verdict> {
         }
         if let (Some(plan), Some(estimate)) = (&assessment.resolution.plan, &assessment.estimate) {
             let _ = writeln!(text, "{}", reason(&read.job, read.convention, plan, estimate));
-            waterfall(estimate, &mut text);
+            waterfall(&read, plan, estimate, &mut text);
             if let Some(words) = shortfall(estimate) {
                 let _ = writeln!(text, "\nit {words}");
                 for change in &fixes {
@@ -79,7 +90,7 @@ pub(super) fn run(args: &ExplainArgs) -> Result<Verdict> {
                 }
                 if fixes.is_empty() {
                     text.push_str(
-                        "  no single change of the knobs, no doubled degree and no eight times the GPUs makes it fit\n",
+                        "  no three changes of knobs, formats and degrees together and no eight times the GPUs make it fit\n",
                     );
                 }
             }
@@ -95,6 +106,29 @@ pub(super) fn run(args: &ExplainArgs) -> Result<Verdict> {
     };
     out::write(args.output.output.as_deref(), &text)?;
     Ok(Verdict::of(assessment.resolution.rejections.is_empty()))
+}
+
+/// The step of a plan as a trace. A plan without a mesh has none; what refuses it is said in the answer.
+fn trace(path: &str, read: &ReadJob, plan: Option<&Plan>, quiet: bool) -> Result<()> {
+    let Some(train) = read.job.train() else {
+        return Err(flag_error("--trace", path, "a training job: a service has no step of fixed micro-batches"));
+    };
+    let Some(plan) = plan else { return Ok(()) };
+    let Some(timeline) = timeline(&read.job, train, read.convention, plan) else {
+        let allowed = match plan.knobs.schedule {
+            Schedule::DualPipe => {
+                "an even number of stages, and an even number of micro-batches, at least twice as many"
+            }
+            Schedule::OneFOneB | Schedule::Gpipe | Schedule::ZbH1 => "fewer micro-batches: a million slices at most",
+        };
+        let (pp, n) = (plan.mesh.pp(), micro_batches(train, plan));
+        let asked = format!("{path}: {} with {n} micro-batches on {pp} stages", plan.knobs.schedule.name());
+        return Err(flag_error("--trace", &asked, allowed));
+    };
+    out::write_as("--trace", Some(path), &crate::export::trace::chrome(&read.job, read.convention, plan, &timeline))?;
+    let (end, step) = (Seconds::new(timeline.end()), timeline.step.seconds());
+    out::note(quiet, &format!("trace of a step of {end} in {path} (estimated step: {step}); ui.perfetto.dev opens it"));
+    Ok(())
 }
 
 /// How many meshes beat a plan by throughput, of how many that fit, and the best.
@@ -114,7 +148,7 @@ fn standing(read: &ReadJob, plan: &Plan) -> (usize, usize, String) {
     (ahead, outcome.rows.len(), best)
 }
 
-fn waterfall(estimate: &crate::estimate::Estimate, text: &mut String) {
+fn waterfall(read: &ReadJob, plan: &Plan, estimate: &crate::estimate::Estimate, text: &mut String) {
     let m = &estimate.memory;
     let _ = writeln!(text, "\nmemory per GPU, stage {}:", m.worst_stage);
     let mut sum = 0.0;
@@ -137,9 +171,10 @@ fn waterfall(estimate: &crate::estimate::Estimate, text: &mut String) {
         }
     }
     let _ = writeln!(text, "  {:<24} {:>12} of {}", "total", m.ledger.bytes().to_string(), m.capacity);
+    let bands = bands(&read.job, read.framework, plan, estimate);
     if let Some(step) = estimate.step() {
         let total = step.seconds().get();
-        let _ = writeln!(text, "\nstep of {}:", step.seconds());
+        let _ = writeln!(text, "\nstep of {}:", banded(step.seconds(), "step_time", &bands));
         for term in TimeTerm::ALL {
             let seconds = step.ledger.get(*term);
             if seconds > 0.0 {
@@ -154,7 +189,14 @@ fn waterfall(estimate: &crate::estimate::Estimate, text: &mut String) {
                 );
             }
         }
+        let _ = writeln!(text, "{}", super::estimate::utilization(&Utilization::of(&read.job, plan, step)));
     }
+    if let Some(service) = estimate.service() {
+        let (ttft, tpot) = (Seconds::new(service.ttft_s), Seconds::new(service.tpot_s));
+        let (ttft, tpot) = (banded(ttft, "ttft", &bands), banded(tpot, "tpot", &bands));
+        let _ = writeln!(text, "\nTTFT {ttft}, TPOT {tpot}");
+    }
+    super::estimate::band_notes(&bands, text);
 }
 
 /// Why a job has the plans it has: the funnel, and the way out when there are none.

@@ -42,9 +42,14 @@ pub(crate) fn write_stdout(bytes: &[u8]) -> Result<()> {
 
 /// A result where it was asked for; a file appears whole or not at all.
 pub(crate) fn write(output: Option<&str>, text: &str) -> Result<()> {
+    write_as("--output", output, text)
+}
+
+/// The same, for a flag of its own.
+pub(crate) fn write_as(flag: &str, output: Option<&str>, text: &str) -> Result<()> {
     let Some(path) = output else { return write_stdout(text.as_bytes()) };
     let target = Path::new(path);
-    let name = target.file_name().ok_or_else(|| Error::invalid("--output", "", path, "the path of a file"))?;
+    let name = target.file_name().ok_or_else(|| Error::invalid(flag, "", path, "the path of a file"))?;
     let beside = target.with_file_name(format!(".{}.{}.part", name.to_string_lossy(), std::process::id()));
     std::fs::write(&beside, text).map_err(|e| Error::write(path, &e))?;
     std::fs::rename(&beside, target).map_err(|e| {

@@ -177,6 +177,11 @@ fn table(r: &Ranking<'_>, read: &ReadJob) -> String {
         let _ = writeln!(text, "{line}");
     }
     let _ = writeln!(text, "{} plans fit", export::grouped(r.outcome.fit as f64));
+    if let Some(best) = r.outcome.rows.first() {
+        for line in export::band_lines(&export::bands(job, read.framework, &best.plan, &best.estimate)) {
+            let _ = writeln!(text, "times of 1 {line}");
+        }
+    }
     text.push_str("times are modelled; legality and memory are what to rely on (see `validate`)\n");
     text
 }

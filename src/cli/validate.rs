@@ -1,11 +1,14 @@
-//! `validate`: predicted against published measurements, with the error of every row.
+//! `validate`: predicted against published measurements: error tables, order of layouts, every row.
 
 use super::args::OutputArgs;
 use super::{Verdict, out};
 use crate::error::{Error, Result};
 use crate::estimate::assess;
+use crate::estimate::band::{Figure, kinds};
 use crate::export::{Format, SCHEMA, text};
 use crate::import::job::JobFile;
+use crate::units::{Bytes, Seconds};
+use crate::validate::{Dimension, Order, Point, Summary, nodes, orders, residuals, table};
 use clap::Args;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -13,9 +16,12 @@ use std::fmt::Write as _;
 
 #[derive(Debug, Args)]
 pub(super) struct ValidateArgs {
-    /// Every row, not only the error of each source.
+    /// Every row, not only tables.
     #[arg(long)]
     rows: bool,
+    /// Only the table that error bands are read from, as JSON: by kind of run, how many and how far off most of them were.
+    #[arg(long, conflicts_with = "rows")]
+    residuals: bool,
     /// A file of measured rows instead of the built-in ones.
     #[arg(long, value_name = "FILE")]
     data: Option<String>,
@@ -27,8 +33,12 @@ pub(super) struct ValidateArgs {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Measured {
-    /// Where the rows come from and how they were chosen.
-    source: Vec<String>,
+    /// How the rows were chosen and what to know about them.
+    #[serde(alias = "source")]
+    notes: Vec<String>,
+    /// Publications, by the first word of a row's source.
+    #[serde(default)]
+    sources: Map<String, Value>,
     /// Models that are not built in, by the name rows use.
     #[serde(default)]
     models: Map<String, Value>,
@@ -41,6 +51,9 @@ struct Measured {
 struct MeasuredRow {
     id: String,
     source: String,
+    /// Runs that differ in their layout only.
+    #[serde(default)]
+    group: String,
     #[serde(default)]
     step_time_s: Option<f64>,
     #[serde(default)]
@@ -57,26 +70,15 @@ const BUILT_IN: [(&str, &str); 2] = [
     ("configs/validation/serving.json", include_str!("../../configs/validation/serving.json")),
 ];
 
-/// A predicted figure beside a measured one.
-struct Point {
-    id: String,
-    source: String,
-    group: String,
-    what: &'static str,
-    measured: f64,
-    predicted: f64,
-}
-
-impl Point {
-    fn error(&self) -> f64 {
-        self.predicted / self.measured - 1.0
-    }
+/// What there is to say: points, and the notes of their files.
+struct Validation {
+    points: Vec<Point>,
+    notes: Vec<String>,
 }
 
 pub(super) fn run(args: &ValidateArgs) -> Result<Verdict> {
     let format = args.output.format(&[Format::Table, Format::Json, Format::Markdown, Format::Csv])?;
-    let mut points = Vec::new();
-    let mut sources = Vec::new();
+    let mut all = Validation { points: Vec::new(), notes: Vec::new() };
     let own;
     let files: Vec<(&str, &str)> = match &args.data {
         Some(path) => {
@@ -87,184 +89,252 @@ pub(super) fn run(args: &ValidateArgs) -> Result<Verdict> {
     };
     for (path, body) in files {
         let measured: Measured = crate::catalog::read::typed(path, body)?;
-        sources.extend(measured.source.iter().cloned());
+        all.notes.extend(measured.notes.iter().cloned());
         for row in &measured.rows {
-            price(path, row, &measured.models, &mut points)?;
+            price(path, row, &measured, &mut all.points)?;
         }
     }
-    if points.is_empty() {
+    if all.points.is_empty() {
         return Err(Error::missing("--data", "rows", "at least one row with a measured figure"));
     }
-    let text = render(format, args.rows, &points, &sources);
+    let text = if args.residuals { residual_table(&all.points) } else { render(format, args.rows, &all) };
     out::write(args.output.output.as_deref(), &text)?;
     Ok(Verdict::Holds)
 }
 
-fn price(path: &str, row: &MeasuredRow, models: &Map<String, Value>, points: &mut Vec<Point>) -> Result<()> {
+fn price(path: &str, row: &MeasuredRow, measured: &Measured, points: &mut Vec<Point>) -> Result<()> {
     let origin = format!("{path}: {}", row.id);
     let mut job = row.job.clone();
     if let Some(name) = job.get("model").and_then(Value::as_str)
-        && let Some(model) = models.get(name)
+        && let Some(model) = measured.models.get(name)
     {
         job["model"] = model.clone();
     }
     let read = JobFile::parse(&origin, &job.to_string())?.read(&origin)?;
     let draft = read.draft.ok_or_else(|| Error::missing(&origin, "job.plan", "the plan that was measured"))?;
-    let Some(estimate) = assess(&read.job, read.framework, &draft).estimate else {
+    let assessment = assess(&read.job, read.framework, &draft);
+    let (Some(plan), Some(estimate)) = (&assessment.resolution.plan, &assessment.estimate) else {
         return Err(Error::invalid(&origin, "job.plan", "no mesh", "a plan whose grids exist"));
     };
-    let group = row
-        .id
-        .split('/')
-        .next()
-        .filter(|_| row.id.contains('/'))
-        .map_or_else(|| format!("serving, {}", read.convention.name()), |name| format!("training, {name}"));
-    let mut add = |what, measured: Option<f64>, predicted: f64| {
-        if let Some(measured) = measured {
-            points.push(Point {
-                id: row.id.clone(),
-                source: row.source.clone(),
-                group: group.clone(),
-                what,
-                measured,
-                predicted,
-            });
+    let job = &read.job;
+    // The publisher is the first part of an id; serving points go by their engine.
+    let (of, precision) = match (job.train(), job.serve()) {
+        (Some(train), _) => {
+            (row.id.split_once('/').map_or("own", |(first, _)| first), train.precision.name().to_owned())
         }
+        (None, Some(serve)) => (read.convention.name(), serve.quant.format.name().to_owned()),
+        (None, None) => (read.convention.name(), String::new()),
+    };
+    let model = if job.model.moe().is_some() { "mixture of experts" } else { "dense" };
+    let labels =
+        [of.to_owned(), job.cluster.gpu.name.clone(), precision, nodes(job.cluster.nodes).to_owned(), model.to_owned()];
+    let (key, at) = row.source.split_once(' ').unwrap_or((row.source.as_str(), ""));
+    let source = match measured.sources.get(key).and_then(Value::as_str) {
+        Some(publication) if at.is_empty() => publication.to_owned(),
+        Some(publication) if at.starts_with('#') => format!("{publication}{at}"),
+        Some(publication) => format!("{publication}, {at}"),
+        None => row.source.clone(),
+    };
+    let mut add = |figure, measured: Option<f64>, predicted: f64| -> Result<()> {
+        let Some(measured) = measured else { return Ok(()) };
+        if !(measured.is_finite() && measured > 0.0) {
+            let key = figure_key(figure);
+            return Err(Error::invalid(&origin, key, measured, "a number above 0, in seconds or bytes"));
+        }
+        points.push(Point {
+            id: row.id.clone(),
+            source: source.clone(),
+            group: row.group.clone(),
+            figure,
+            measured,
+            predicted,
+            labels: labels.clone(),
+            kinds: kinds(job, read.framework, plan, figure),
+        });
+        Ok(())
     };
     if let Some(step) = estimate.step() {
-        add("step time", row.step_time_s, step.seconds().get());
-        add("peak memory", row.peak_bytes, estimate.memory.ledger.allocated().get());
+        add(Figure::StepTime, row.step_time_s, step.seconds().get())?;
+        add(Figure::PeakMemory, row.peak_bytes, estimate.memory.ledger.allocated().get())?;
     }
     if let Some(service) = estimate.service() {
-        add("TPOT", row.tpot_s, service.tpot_s);
-        add("TTFT", row.ttft_s, service.ttft_s);
+        add(Figure::Tpot, row.tpot_s, service.tpot_s)?;
+        add(Figure::Ttft, row.ttft_s, service.ttft_s)?;
     }
     Ok(())
 }
 
-/// Mean and median of the absolute error, and the median signed error.
-struct Summary {
-    rows: usize,
-    mean: f64,
-    median: f64,
-    worst: f64,
-    bias: f64,
-}
-
-fn summary(errors: &[f64]) -> Summary {
-    let mut absolute: Vec<f64> = errors.iter().map(|e| e.abs()).collect();
-    absolute.sort_by(f64::total_cmp);
-    let mut signed = errors.to_vec();
-    signed.sort_by(f64::total_cmp);
-    let middle = errors.len() / 2;
-    Summary {
-        rows: errors.len(),
-        mean: absolute.iter().sum::<f64>() / errors.len() as f64,
-        median: absolute[middle],
-        worst: absolute[errors.len() - 1],
-        bias: signed[middle],
+const fn figure_key(figure: Figure) -> &'static str {
+    match figure {
+        Figure::StepTime => "step_time_s",
+        Figure::PeakMemory => "peak_bytes",
+        Figure::Tpot => "tpot_s",
+        Figure::Ttft => "ttft_s",
     }
 }
 
-fn groups(points: &[Point]) -> Vec<(String, &'static str, Summary)> {
-    let mut keys: Vec<(&str, &'static str)> = Vec::new();
-    for p in points {
-        if !keys.contains(&(p.group.as_str(), p.what)) {
-            keys.push((&p.group, p.what));
-        }
-    }
-    keys.iter()
-        .map(|(group, what)| {
-            let errors: Vec<f64> =
-                points.iter().filter(|p| p.group == *group && p.what == *what).map(Point::error).collect();
-            ((*group).to_owned(), *what, summary(&errors))
-        })
-        .collect()
+/// `configs/validation/residuals.json`: a line a kind, `[runs, off]`.
+fn residual_table(points: &[Point]) -> String {
+    let lines: Vec<String> =
+        residuals(points).iter().map(|(kind, r)| format!("  {}: [{}, {}]", json!(kind), r.rows, r.off)).collect();
+    format!("{{\n{}\n}}\n", lines.join(",\n"))
 }
 
-const GROUP_HEAD: [&str; 7] = ["rows of", "figure", "rows", "mean error", "median error", "worst", "bias (median)"];
-const ROW_HEAD: [&str; 5] = ["row", "figure", "measured", "predicted", "error"];
+const HEAD: [&str; 8] = ["rows of", "figure", "rows", "mean error", "median", "p90", "worst", "bias (median)"];
+const ORDER_HEAD: [&str; 7] =
+    ["rows of", "figure", "groups", "pairs", "in the right order", "first choice loses", "at worst"];
+const ROW_HEAD: [&str; 6] = ["row", "figure", "measured", "predicted", "error", "source"];
 
-fn render(format: Format, rows: bool, points: &[Point], sources: &[String]) -> String {
-    let percent = |v: f64| format!("{:.1}%", v * 100.0);
-    let signed = |v: f64| format!("{:+.1}%", v * 100.0);
-    let group_rows: Vec<Vec<String>> = groups(points)
+fn percent(value: f64) -> String {
+    format!("{:.1}%", value * 100.0)
+}
+
+fn signed(value: f64) -> String {
+    format!("{:+.1}%", value * 100.0)
+}
+
+fn cells((label, figure, s): &(String, Figure, Summary)) -> Vec<String> {
+    let errors = [s.mean, s.median, s.p90, s.worst].map(percent);
+    let mut out = vec![label.clone(), figure.name().to_owned(), s.rows.to_string()];
+    out.extend(errors);
+    out.push(signed(s.bias));
+    out
+}
+
+fn order_cells(o: &Order) -> Vec<String> {
+    let right = o.right as f64 / o.pairs.max(1) as f64;
+    vec![
+        o.source.clone(),
+        o.figure.name().to_owned(),
+        o.groups.to_string(),
+        o.pairs.to_string(),
+        percent(right),
+        percent(o.loss),
+        percent(o.worst),
+    ]
+}
+
+fn row_cells(p: &Point) -> Vec<String> {
+    let show = |v: f64| match p.figure {
+        Figure::PeakMemory => Bytes::new(v).to_string(),
+        Figure::StepTime | Figure::Tpot | Figure::Ttft => Seconds::new(v).to_string(),
+    };
+    let figure = p.figure.name().to_owned();
+    vec![p.id.clone(), figure, show(p.measured), show(p.predicted), signed(p.error()), p.source.clone()]
+}
+
+/// A table: title, heading, lines.
+type Titled = (String, Vec<&'static str>, Vec<Vec<String>>);
+
+/// Tables with their titles: errors by each dimension, then the order of layouts.
+fn tables(points: &[Point]) -> Vec<Titled> {
+    let mut out: Vec<Titled> = Dimension::ALL
         .iter()
-        .map(|(group, what, s)| {
-            vec![
-                group.clone(),
-                (*what).to_owned(),
-                s.rows.to_string(),
-                percent(s.mean),
-                percent(s.median),
-                percent(s.worst),
-                signed(s.bias),
-            ]
-        })
-        .collect();
-    let point_rows: Vec<Vec<String>> = points
-        .iter()
-        .map(|p| {
-            let show = |v: f64| {
-                if p.what == "peak memory" {
-                    crate::units::Bytes::new(v).to_string()
-                } else {
-                    crate::units::Seconds::new(v).to_string()
+        .map(|by| {
+            let title = match by {
+                Dimension::Source => "Errors by source and engine".to_owned(),
+                Dimension::Gpu | Dimension::Precision | Dimension::Nodes | Dimension::Model => {
+                    format!("Errors by {}", by.name())
                 }
             };
-            vec![p.id.clone(), p.what.to_owned(), show(p.measured), show(p.predicted), signed(p.error())]
+            (title, HEAD.to_vec(), table(points, *by).iter().map(cells).collect())
         })
         .collect();
+    let orders: Vec<Vec<String>> = orders(points).iter().map(order_cells).collect();
+    if !orders.is_empty() {
+        let title = "Order of layouts of the same model, GPUs and load (pairs over 5% apart)".to_owned();
+        out.push((title, ORDER_HEAD.to_vec(), orders));
+    }
+    out
+}
+
+fn render(format: Format, rows: bool, all: &Validation) -> String {
+    let points = &all.points;
     match format {
-        Format::Json => {
-            let listed: Vec<Value> = points
-                .iter()
-                .map(|p| {
-                    let unit = if p.what == "peak memory" { "bytes" } else { "s" };
-                    json!({"id": p.id, "source": p.source, "figure": p.what, "unit": unit, "measured": p.measured,
-                           "predicted": p.predicted, "error": p.error()})
-                })
-                .collect();
-            let summaries: Vec<Value> = groups(points)
-                .iter()
-                .map(|(group, what, s)| {
-                    json!({"rows_of": group, "figure": what, "rows": s.rows, "mean_error": s.mean,
-                           "median_error": s.median, "worst_error": s.worst, "bias": s.bias})
-                })
-                .collect();
-            out::pretty(&json!({"schema": SCHEMA, "source": sources, "summary": summaries, "rows": listed}))
-        }
+        Format::Json => json_of(all),
         Format::Csv => {
             let mut text = String::new();
-            text::push_record(&mut text, &["id", "figure", "measured", "predicted", "error"].map(str::to_owned));
+            let head = [
+                "id",
+                "figure",
+                "measured",
+                "predicted",
+                "error",
+                "gpu",
+                "precision",
+                "nodes",
+                "model",
+                "group",
+                "source",
+            ];
+            text::push_record(&mut text, &head.map(str::to_owned));
             for p in points {
                 let numbers = [p.measured, p.predicted, p.error()].map(|v| v.to_string());
-                let mut record = vec![p.id.clone(), p.what.to_owned()];
+                let mut record = vec![p.id.clone(), p.figure.name().to_owned()];
                 record.extend(numbers);
+                record.extend(p.labels[1..].iter().cloned());
+                record.extend([p.group.clone(), p.source.clone()]);
                 text::push_record(&mut text, &record);
             }
             text
         }
         Format::Markdown => {
             let mut text = String::from(
-                "# Predicted against measured\n\nWritten by `meshwright validate --rows --format markdown`; do not edit.\n\n",
+                "# Predicted against measured\n\nWritten by `meshwright validate --rows --format markdown`; do not edit. Errors are shares of the \
+                 measured figure.\n\n",
             );
-            for source in sources {
-                let _ = writeln!(text, "- {source}");
+            for note in &all.notes {
+                let _ = writeln!(text, "- {note}");
             }
-            let _ = write!(text, "\n{}", text::markdown_table(&GROUP_HEAD, &group_rows));
+            for (title, head, lines) in tables(points) {
+                let _ = write!(text, "\n## {title}\n\n{}", text::markdown_table(&head, &lines));
+            }
             if rows {
-                let _ = write!(text, "\n## Every row\n\n{}", text::markdown_table(&ROW_HEAD, &point_rows));
+                let lines: Vec<Vec<String>> = points.iter().map(row_cells).collect();
+                let _ = write!(text, "\n## Every row\n\n{}", text::markdown_table(&ROW_HEAD, &lines));
             }
             text
         }
         Format::Table | Format::Jsonl | Format::Html => {
-            let mut text = out::table(&GROUP_HEAD, &group_rows, &[0, 1]);
+            let mut parts: Vec<String> = tables(points)
+                .iter()
+                .map(|(title, head, lines)| format!("{title}\n{}", out::table(head, lines, &[0, 1])))
+                .collect();
             if rows {
-                text.push('\n');
-                text.push_str(&out::table(&ROW_HEAD, &point_rows, &[0, 1]));
+                let lines: Vec<Vec<String>> = points.iter().map(row_cells).collect();
+                parts.push(format!("Every row\n{}", out::table(&ROW_HEAD, &lines, &[0, 1, 5])));
             }
-            text
+            parts.join("\n")
         }
     }
+}
+
+fn json_of(all: &Validation) -> String {
+    let listed: Vec<Value> = all
+        .points
+        .iter()
+        .map(|p| {
+            let unit = if p.figure == Figure::PeakMemory { "bytes" } else { "s" };
+            json!({"id": p.id, "source": p.source, "figure": p.figure.name(), "unit": unit, "measured": p.measured,
+                   "predicted": p.predicted, "error": p.error(), "gpu": p.labels[1], "precision": p.labels[2],
+                   "nodes": p.labels[3], "model": p.labels[4], "group": p.group})
+        })
+        .collect();
+    let summaries: Vec<Value> = Dimension::ALL
+        .iter()
+        .flat_map(|by| table(&all.points, *by).into_iter().map(move |line| (by, line)))
+        .map(|(by, (label, figure, s))| {
+            json!({"by": by.name().to_lowercase(), "rows_of": label, "figure": figure.name(), "rows": s.rows,
+                   "mean_error": s.mean, "median_error": s.median, "p90_error": s.p90, "worst_error": s.worst,
+                   "bias": s.bias})
+        })
+        .collect();
+    let orders: Vec<Value> = orders(&all.points)
+        .iter()
+        .map(|o| {
+            json!({"rows_of": o.source, "figure": o.figure.name(), "groups": o.groups, "pairs": o.pairs,
+                   "pairs_in_order": o.right, "first_choice_loses": o.loss, "first_choice_loses_at_worst": o.worst})
+        })
+        .collect();
+    out::pretty(&json!({"schema": SCHEMA, "source": all.notes, "summary": summaries, "order": orders, "rows": listed}))
 }

@@ -8,7 +8,7 @@ use crate::cluster::Cluster;
 use crate::error::{Locate, Result};
 use crate::estimate::Time;
 use crate::export::sweep::{Case, Found, Sweep};
-use crate::export::{Format, grouped};
+use crate::export::{Format, band_lines, bands, grouped};
 use crate::import::job::ReadJob;
 use crate::job::{Job, MOST_GPUS, Serve, Train, Workload};
 use crate::mesh::divisors;
@@ -85,7 +85,7 @@ pub(super) fn run(args: &WhatIfArgs) -> Result<Verdict> {
     let counts = counts(args)?;
     let largest = wanted(args)?;
 
-    let mut sweep = Sweep { heading: String::new(), cases: Vec::new(), largest: Vec::new(), stopped: None };
+    let mut sweep = Sweep { heading: String::new(), cases: Vec::new(), notes: Vec::new(), largest: Vec::new(), stopped: None };
     let all = counts.as_ref().map_or(1, Vec::len) * variants.len();
     let mut searches: Vec<Searches<'_>> = variants
         .iter()
@@ -97,7 +97,7 @@ pub(super) fn run(args: &WhatIfArgs) -> Result<Verdict> {
             if sweep.heading.is_empty() {
                 sweep.heading = super::plan::heading(&searches.job(gpus)?.job);
             }
-            let case = searches.case(gpus)?;
+            let case = searches.case(gpus, &mut sweep.notes)?;
             if watched.stopped() {
                 sweep.stopped = Some(format!("{}: {} of {all} cases", watched.why(), sweep.cases.len()));
                 break 'sweep;
@@ -254,7 +254,7 @@ impl<'a> Searches<'a> {
         Ok(found)
     }
 
-    fn case(&mut self, gpus: u32) -> Result<Case> {
+    fn case(&mut self, gpus: u32, notes: &mut Vec<String>) -> Result<Case> {
         let mut best = self.all_of(gpus)?;
         if best.is_err() || self.use_fewer {
             for count in fewer(gpus, self.variant.cluster.gpus_per_node) {
@@ -266,6 +266,15 @@ impl<'a> Searches<'a> {
                     continue;
                 }
                 best = Ok(row);
+            }
+        }
+        if let Ok(row) = &best {
+            let bands = bands(&self.base, self.read.framework, &row.plan, &row.estimate);
+            let shown: Vec<_> = bands.into_iter().filter(|(key, ..)| *key != "ttft").collect();
+            for line in band_lines(&shown) {
+                if !notes.contains(&line) {
+                    notes.push(line);
+                }
             }
         }
         Ok(Case {

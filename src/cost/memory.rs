@@ -1,6 +1,7 @@
 //! Bytes one GPU must hold.
 
 use super::ops;
+use crate::cluster::{Architecture, Gpu};
 use crate::job::{GradDtype, Precision};
 use crate::mesh::Mesh;
 use crate::model::{Block, BlockParams, Model, Quant};
@@ -92,7 +93,11 @@ pub fn activation(kept: &ops::Kept, checkpoint: f64, recompute: Recompute) -> (f
     let total = kept.total();
     match recompute {
         Recompute::None => (total, 0.0),
-        Recompute::Full => (checkpoint.min(total), total),
+        Recompute::Full | Recompute::Block(_) => (checkpoint.min(total), total),
+        Recompute::Uniform(_) => {
+            let layers = recompute.layers_at_once();
+            (checkpoint.min(total) / layers, total * layers)
+        }
         Recompute::Modules(_) => {
             let mut dropped = 0.0;
             let mut drop = |module, bytes: f64| {
@@ -238,6 +243,22 @@ pub const FRAGMENTATION: f64 = 0.06;
 /// Buffers that Transformer Engine's overlapped TP communication keeps, in activations of the micro-batch: one for each of the
 /// ten GEMMs that `initialize_ub` lists.
 pub const OVERLAP_BUFFERS: f64 = 10.0;
+
+/// Scratch memory of the matrix libraries of one training process: 32 MiB for a cuBLAS handle on Hopper and later, one handle for
+/// the forward pass, one for autograd's thread, and as much again for cuBLASLt or Transformer Engine; a quarter before Hopper.
+///
+/// Source: PyTorch `CUDABlas`/`CublasHandlePool` defaults, Transformer Engine `get_cublas_workspace_size_bytes`.
+#[must_use]
+pub const fn workspaces(gpu: &Gpu) -> f64 {
+    match gpu.architecture {
+        Architecture::Volta | Architecture::Ampere | Architecture::Ada => 25e6,
+        Architecture::Hopper
+        | Architecture::Blackwell
+        | Architecture::Cdna3
+        | Architecture::Cdna4
+        | Architecture::Gaudi3 => 100e6,
+    }
+}
 
 /// Driver and CUDA context of one process.
 pub const CONTEXT: f64 = 0.6e9;

@@ -8,6 +8,7 @@ pub mod memory;
 pub mod network;
 pub mod ops;
 pub mod pipeline;
+pub mod schedule;
 pub mod stack;
 
 use crate::cluster::Basis;
@@ -79,6 +80,7 @@ terms! {
         KvCache "kv_cache" Modelled "keys and values, latents and recurrent states of all requests in flight",
         ServeActivations "prefill_activations" Modelled "largest prefill step and the sampler",
         ExpertBuffers "expert_buffers" Modelled "dispatch and combine buffers of expert parallelism",
+        Workspaces "workspaces" Assumed "scratch memory of the matrix libraries",
         Communication "communication" Assumed "NCCL channels and all-reduce buffers",
         Graphs "cuda_graphs" Assumed "captured graphs",
         Context "context" Assumed "driver and CUDA context",
@@ -101,7 +103,8 @@ impl MemoryTerm {
             | Self::Gathered
             | Self::KvCache
             | Self::ServeActivations
-            | Self::ExpertBuffers => true,
+            | Self::ExpertBuffers
+            | Self::Workspaces => true,
             Self::Communication | Self::Graphs | Self::Context | Self::Fragmentation => false,
         }
     }
@@ -151,7 +154,7 @@ impl<const N: usize> Ledger<N> {
 }
 
 /// Bytes by [`MemoryTerm`].
-pub type MemoryLedger = Ledger<15>;
+pub type MemoryLedger = Ledger<16>;
 /// Seconds by [`TimeTerm`].
 pub type TimeLedger = Ledger<9>;
 

@@ -263,14 +263,14 @@ pub fn kept(model: &Model, block: &Block, mesh: &Mesh, r: f64, balance: f64, sta
     // Models with learned positions are trained with dropout: a byte of mask for each residual addition.
     let masks = if model.spec().learned_positions { 1.0 / stack.residual_cut(r) } else { 0.0 };
     let residual = (2.0 / stack.residual_cut(r) + stack.extra + masks) * h * norms;
-    let mut k = Kept { residual, norm_out: 2.0 * h / stack.norm_cut(r) * norms, ..Kept::default() };
+    let mut k = Kept { residual, norm_out: 2.0 * h * stack.norm_share(r) * norms, ..Kept::default() };
     let act_out = |gated: bool| if gated { stack.gated_out } else { 2.0 };
     match block.mixer {
         Mixer::Gqa(a) => {
             let d = f64::from(a.head_dim);
             let q = f64::from(a.heads) / t;
             let gate = if a.output_gate { q } else { 0.0 };
-            k.qkv = 2.0 * (q + gate + 2.0 * local_kv_heads(a.kv_heads, mesh.tp())) * d;
+            k.qkv = (stack.queries * q + 2.0 * gate + stack.keys * 2.0 * local_kv_heads(a.kv_heads, mesh.tp())) * d;
             k.attn_out = 2.0 * q * d;
             k.core = 4.0 * q;
         }

@@ -45,6 +45,12 @@ impl Cut {
         Self::new(model, plan.mesh.pp(), |stage| StageSpan::of(convention, model, plan, stage))
     }
 
+    /// The cut of a plan, each stage by itself, first to last.
+    pub(crate) fn apart(convention: Convention, model: &Model, plan: &Plan) -> Self {
+        let one = |stage| Alike::one(model, stage, StageSpan::of(convention, model, plan, stage));
+        Self { sorts: (0..plan.mesh.pp()).map(one).collect() }
+    }
+
     /// Of stages that lie where `span` says.
     pub(crate) fn new(model: &Model, pp: u32, span: impl Fn(u32) -> StageSpan) -> Self {
         let mut sorts: Vec<Alike> = Vec::new();

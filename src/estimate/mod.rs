@@ -1,5 +1,6 @@
 //! What a plan costs: memory first, then time.
 
+pub mod band;
 mod cut;
 pub mod serve;
 pub mod traffic;
@@ -206,6 +207,27 @@ pub fn memory_rejection(memory: &Memory) -> Rejection {
     Rejection { rule: Rule::Memory, need: memory.ledger.total(), have: memory.capacity.get() }
 }
 
+/// How a memory term of a stage comes about: its formula with the numbers that went in.
+#[must_use]
+pub fn formula(job: &Job, convention: Convention, plan: &Plan, stage: u32, term: MemoryTerm) -> String {
+    match &job.workload {
+        Workload::Train(train) => train::formula(job, train, convention, plan, stage, term),
+        Workload::Serve(serve) => serve::formula(job, serve, convention, plan, stage, term),
+    }
+}
+
+/// Layers of each pipeline stage, first to last, as the memory and the time of a plan take them.
+#[must_use]
+pub fn stage_layers(job: &Job, convention: Convention, plan: &Plan) -> Vec<u32> {
+    match &job.workload {
+        Workload::Train(train) => train::stage_layers(job, train, convention, plan),
+        Workload::Serve(_) => {
+            let of = |stage| StageSpan::of(convention, &job.model, plan, stage).layers();
+            (0..plan.mesh.pp()).map(of).collect()
+        }
+    }
+}
+
 /// How far the figures can be trusted: memory, time.
 #[must_use]
 pub fn basis(job: &Job) -> (Basis, Basis) {
@@ -237,6 +259,29 @@ impl StageSpan {
         let len_of = |i: u32| stage_len(convention, layers, pp, ends, i);
         let first = (0..stage).map(len_of).sum();
         Self { first, len: len_of(stage), chunks: 1, stride: 0 }
+    }
+
+    /// The layers of stage `i` when each stage is filled until its share of the FLOP is passed and the head costs as much as `head`
+    /// layers; a dear head may leave the last stage without any.
+    ///
+    /// Source: nanotron `models/base.py`, cumulative block costs.
+    pub(crate) fn by_cost(layers: u32, pp: u32, head: f64, stage: u32) -> Self {
+        let share = (f64::from(layers) + head) / f64::from(pp);
+        let end = |i: u32| {
+            if i + 1 >= pp {
+                return layers;
+            }
+            // The layer that passes the share still belongs to the stage; the sum is exact but for rounding.
+            let passed = (share * f64::from(i + 1) + 1e-9).floor() as u32 + 1;
+            passed.min(layers)
+        };
+        let first = if stage == 0 { 0 } else { end(stage - 1) };
+        Self { first, len: end(stage) - first, chunks: 1, stride: 0 }
+    }
+
+    /// How many layers the stage holds.
+    pub(crate) const fn layers(&self) -> u32 {
+        self.len * self.chunks
     }
 
     /// How many layers of one kind the stage holds.

@@ -3,7 +3,9 @@
 use super::{Ranking, SCHEMA};
 use crate::cost::network::Tier;
 use crate::cost::{MemoryLedger, MemoryTerm, Term, TimeTerm};
+use crate::estimate::band::{Band, SHARE};
 use crate::estimate::traffic::traffic;
+use crate::estimate::train::Utilization;
 use crate::estimate::{self, Assessment, Estimate, Time};
 use crate::explain;
 use crate::framework::Framework;
@@ -72,16 +74,7 @@ pub fn plan(job: &Job, convention: Convention, plan: &Plan) -> Value {
             put("gpus_per_replica", (m.world() / k.replicas.max(1)).into());
         }
     }
-    let ends = (k.first_stage_layers, k.last_stage_layers);
-    // Chunks that do not come out even are refused; the layers are still dealt out as without them.
-    let even = job.model.layers().is_multiple_of(m.pp().saturating_mul(k.vpp.max(1)));
-    if k.vpp <= 1 || !even {
-        let stages = crate::framework::stage_layers(convention, job.model.layers(), m.pp(), ends.0, ends.1);
-        put("stage_layers", stages.into());
-    } else {
-        let stages = vec![job.model.layers() / m.pp(); m.pp() as usize];
-        put("stage_layers", stages.into());
-    }
+    put("stage_layers", estimate::stage_layers(job, convention, plan).into());
     Value::Object(out)
 }
 
@@ -115,7 +108,25 @@ fn memory(job: &Job, convention: Convention, at: &Plan, estimate: &Estimate) -> 
     })
 }
 
-fn time(job: &Job, at: &Plan, estimate: &Estimate, out: &mut Map<String, Value>) {
+/// The bands of an estimate's times, by time: ends in seconds, and what they rest on.
+fn bands(job: &Job, framework: Option<Framework>, at: &Plan, estimate: &Estimate) -> Value {
+    let of = |(key, time, band): &(&'static str, f64, Band)| {
+        let (low, high) = band.around(*time);
+        let value = json!({
+            "off": finite(band.off),
+            "low_s": finite(low),
+            "high_s": finite(high),
+            "share": SHARE,
+            "runs": band.rows,
+            "kind": band.kind,
+            "curves": band.borrowed.as_deref().unwrap_or("measured"),
+        });
+        ((*key).to_owned(), value)
+    };
+    super::bands(job, framework, at, estimate).iter().map(of).collect::<Map<_, _>>().into()
+}
+
+fn time(job: &Job, framework: Option<Framework>, at: &Plan, estimate: &Estimate, out: &mut Map<String, Value>) {
     let gpus = f64::from(at.mesh.world());
     match &estimate.time {
         Time::Train(step) => {
@@ -123,6 +134,7 @@ fn time(job: &Job, at: &Plan, estimate: &Estimate, out: &mut Map<String, Value>)
             let terms: Map<String, Value> =
                 TimeTerm::ALL.iter().map(|t| (t.key().to_owned(), finite(step.ledger.get(*t)))).collect();
             let tokens = step.tokens_per_s(job);
+            let used = Utilization::of(job, at, step);
             let train = json!({
                 "step_time_s": finite(step.seconds().get()),
                 "terms_s": terms,
@@ -132,6 +144,12 @@ fn time(job: &Job, at: &Plan, estimate: &Estimate, out: &mut Map<String, Value>)
                 "model_tflops_per_gpu": finite(flops / 1e12),
                 "mfu": finite(flops / job.cluster.gpu.peak16().get()),
                 "mfu_convention": "causal attention halved, recomputation not counted, 16-bit dense peak",
+                "utilization": {
+                    "mfu_causal": finite(used.mfu_causal),
+                    "mfu_full_attention": finite(used.mfu_full),
+                    "hfu_causal": finite(used.hfu_causal),
+                    "hfu_full_attention": finite(used.hfu_full),
+                },
             });
             out.insert("train".into(), train);
         }
@@ -154,6 +172,7 @@ fn time(job: &Job, at: &Plan, estimate: &Estimate, out: &mut Map<String, Value>)
             out.insert("serve".into(), serve);
         }
     }
+    out.insert("time".into(), json!({"band": bands(job, framework, at, estimate)}));
     if let Some(cost) = dollars_per_million(job, at, estimate) {
         out.insert("usd_per_million_tokens".into(), finite(cost));
     }
@@ -207,7 +226,7 @@ pub fn result(
     if let (Some(p), Some(estimate)) = (&resolution.plan, &assessment.estimate) {
         out.insert("warnings".into(), explain::remarks(job, framework, p, None, estimate).into());
         out.insert("memory".into(), memory(job, convention, p, estimate));
-        time(job, p, estimate, &mut out);
+        time(job, framework, p, estimate, &mut out);
         if full {
             out.insert("communication".into(), communication(job, convention, p));
         }
@@ -241,8 +260,8 @@ pub fn row(r: &Ranking<'_>, at: usize, row: &Row) -> Value {
     out.insert("verdict".into(), "fits".into());
     out.insert("rejections".into(), Value::Array(Vec::new()));
     out.insert("memory".into(), memory(r.job, r.convention, &row.plan, &row.estimate));
-    time(r.job, &row.plan, &row.estimate, &mut out);
     let framework = Framework::of(r.convention);
+    time(r.job, framework, &row.plan, &row.estimate, &mut out);
     out.insert("warnings".into(), explain::remarks(r.job, framework, &row.plan, None, &row.estimate).into());
     out.insert("why".into(), explain::reason(r.job, r.convention, &row.plan, &row.estimate).into());
     let over: Vec<&str> = explain::over_network(r.job, r.convention, &row.plan).iter().map(|g| g.name()).collect();

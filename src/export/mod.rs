@@ -5,16 +5,43 @@ pub mod json;
 pub mod lint;
 pub mod sweep;
 pub mod text;
+pub mod trace;
 pub mod verify;
 
-use crate::estimate::Time;
+use crate::estimate::band::{self, Band};
+use crate::estimate::{Estimate, Time};
 use crate::explain;
+use crate::framework::Framework;
 use crate::job::Job;
 use crate::mesh::Convention;
-use crate::plan::Purpose;
+use crate::plan::{Plan, Purpose};
 use crate::rank::{self, Objective, Row};
 use crate::search::{Outcome, StopReason};
 use crate::units::{Bytes, Seconds};
+
+/// The error bands of an estimate's times, from the built-in residuals: what it is called, seconds, band.
+#[must_use]
+pub fn bands(
+    job: &Job,
+    framework: Option<Framework>,
+    plan: &Plan,
+    estimate: &Estimate,
+) -> Vec<(&'static str, f64, Band)> {
+    band::bands(crate::catalog::residuals(), job, framework, plan, estimate)
+}
+
+/// A time with its band, as in `4.10 s +-12%`; `key` is a JSON key of [`bands`].
+#[must_use]
+pub fn banded(seconds: Seconds, key: &str, bands: &[(&'static str, f64, Band)]) -> String {
+    let band = bands.iter().find(|(name, _, _)| *name == key);
+    band.map_or_else(|| seconds.to_string(), |(_, _, band)| format!("{seconds} {band}"))
+}
+
+/// What the bands of an estimate mean, a line each.
+#[must_use]
+pub fn band_lines(bands: &[(&'static str, f64, Band)]) -> Vec<String> {
+    bands.iter().map(|(_, _, band)| band.meaning()).collect()
+}
 
 /// The schema number of every JSON result.
 pub const SCHEMA: u32 = 1;

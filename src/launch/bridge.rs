@@ -74,10 +74,15 @@ fn knobs(plan: &Plan) -> Args {
     }
     match k.recompute {
         Recompute::None => a.key("model.recompute_granularity", "null"),
-        Recompute::Full => {
+        Recompute::Full | Recompute::Uniform(_) | Recompute::Block(_) => {
+            let (method, layers) = match k.recompute {
+                Recompute::Block(n) => ("block", n),
+                Recompute::Uniform(n) => ("uniform", n),
+                Recompute::None | Recompute::Modules(_) | Recompute::Full => ("uniform", 1),
+            };
             a.key("model.recompute_granularity", "full");
-            a.key("model.recompute_method", "uniform");
-            a.key("model.recompute_num_layers", 1);
+            a.key("model.recompute_method", method);
+            a.key("model.recompute_num_layers", layers);
         }
         Recompute::Modules(_) => {
             let names: Vec<&str> = Module::ALL.iter().filter(|m| k.recompute.has(**m)).map(|m| m.name()).collect();

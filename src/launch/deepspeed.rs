@@ -94,7 +94,7 @@ fn check(plan: &Plan) -> Result<(), NotExpressible> {
         format!("ZeRO-{} does not go with a pipeline", k.zero)
     } else if k.optimizer_offload > 0 && k.zero == 0 {
         "offload needs ZeRO".to_owned()
-    } else if matches!(k.recompute, Recompute::Modules(_)) {
+    } else if !matches!(k.recompute, Recompute::None | Recompute::Full) {
         "recomputation is none or full there".to_owned()
     } else {
         return Ok(());

@@ -123,6 +123,12 @@ fn parallel(plan: &Plan) -> Args {
         Recompute::Full => {
             a.raw("--recompute-granularity full --recompute-method uniform --recompute-num-layers 1");
         }
+        Recompute::Uniform(n) => {
+            a.raw(format!("--recompute-granularity full --recompute-method uniform --recompute-num-layers {n}"));
+        }
+        Recompute::Block(n) => {
+            a.raw(format!("--recompute-granularity full --recompute-method block --recompute-num-layers {n}"));
+        }
         Recompute::Modules(_) => {
             let names: Vec<&str> = Module::ALL.iter().filter(|m| k.recompute.has(**m)).map(|m| m.name()).collect();
             a.raw(format!("--recompute-granularity selective --recompute-modules {}", names.join(" ")));

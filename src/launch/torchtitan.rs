@@ -93,9 +93,7 @@ fn check(job: &Job, plan: &Plan) -> Result<(), NotExpressible> {
     if k.optimizer_offload != 0 && k.optimizer_offload != 100 {
         return refuse(FRAMEWORK, "its offload is all or nothing", Some(*m));
     }
-    if let Recompute::Modules(_) = k.recompute
-        && k.recompute != Recompute::SELECTIVE
-    {
+    if !matches!(k.recompute, Recompute::None | Recompute::SELECTIVE | Recompute::Full) {
         return refuse(FRAMEWORK, "recomputation is none, selective or full there", Some(*m));
     }
     Ok(())
@@ -185,7 +183,8 @@ fn checkpointing(recompute: Recompute) -> &'static str {
     match recompute {
         Recompute::None => "activation_checkpoint:none",
         Recompute::Modules(_) => "activation_checkpoint:selective",
-        Recompute::Full => "activation_checkpoint:full",
+        // The last two were refused before.
+        Recompute::Full | Recompute::Uniform(_) | Recompute::Block(_) => "activation_checkpoint:full",
     }
 }
 

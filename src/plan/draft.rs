@@ -248,7 +248,10 @@ impl Draft {
             "recompute" => {
                 let list = || {
                     let names: Vec<&str> = Module::ALL.iter().map(|m| m.name()).collect();
-                    format!("none, selective, full, or modules joined by `+`: {}", names.join(", "))
+                    format!(
+                        "none, selective, full, uniform:N, block:N (N whole layers), or modules joined by `+`: {}",
+                        names.join(", ")
+                    )
                 };
                 let text = match value {
                     Value::Text(text) => text.to_ascii_lowercase(),

@@ -59,6 +59,10 @@ pub enum Recompute {
     Modules(u8),
     /// Whole layers, one checkpoint each.
     Full,
+    /// Whole layers, one checkpoint for so many of them (Megatron's `uniform`).
+    Uniform(u16),
+    /// So many whole layers of each stage or chunk, its first ones; the others keep all (Megatron's `block`).
+    Block(u16),
 }
 
 impl Recompute {
@@ -69,12 +73,32 @@ impl Recompute {
     #[must_use]
     pub const fn has(self, module: Module) -> bool {
         match self {
-            Self::None | Self::Full => false,
+            Self::None | Self::Full | Self::Uniform(_) | Self::Block(_) => false,
             Self::Modules(set) => set & (1 << module as u8) != 0,
         }
     }
 
-    /// Reads `none`, `selective`, `full`, or modules joined by `+`; `norm`, `act` and `up_proj` are understood too.
+    /// Whole layers recomputed in one go: one, unless checkpoints are further apart.
+    #[must_use]
+    pub fn layers_at_once(self) -> f64 {
+        match self {
+            Self::Uniform(layers) => f64::from(layers.max(1)),
+            Self::None | Self::Modules(_) | Self::Full | Self::Block(_) => 1.0,
+        }
+    }
+
+    /// How many of a stage's layers, cut in `chunks`, are recomputed whole.
+    #[must_use]
+    pub fn whole_layers(self, layers: f64, chunks: u32) -> f64 {
+        match self {
+            Self::None | Self::Modules(_) => 0.0,
+            Self::Full | Self::Uniform(_) => layers,
+            Self::Block(each) => (f64::from(each) * f64::from(chunks.max(1))).min(layers),
+        }
+    }
+
+    /// Reads `none`, `selective`, `full`, `uniform:4`, `block:8`, or modules joined by `+`; `norm`, `act` and `up_proj` are understood
+    /// too.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         match text {
@@ -82,6 +106,15 @@ impl Recompute {
             "full" => return Some(Self::Full),
             "selective" => return Some(Self::SELECTIVE),
             _ => {}
+        }
+        if let Some((method, layers)) = text.split_once(':') {
+            let layers: u16 = layers.parse().ok().filter(|n| *n > 0)?;
+            return match (method, layers) {
+                ("uniform", 1) => Some(Self::Full),
+                ("uniform", _) => Some(Self::Uniform(layers)),
+                ("block", _) => Some(Self::Block(layers)),
+                _ => None,
+            };
         }
         let mut set = 0;
         for part in text.split(['+', '/', '|']) {
@@ -103,6 +136,8 @@ impl fmt::Display for Recompute {
         match *self {
             Self::None => f.write_str("none"),
             Self::Full => f.write_str("full"),
+            Self::Uniform(layers) => write!(f, "uniform:{layers}"),
+            Self::Block(layers) => write!(f, "block:{layers}"),
             Self::SELECTIVE => f.write_str("selective"),
             Self::Modules(_) => {
                 let names: Vec<&str> = Module::ALL.iter().filter(|m| self.has(**m)).map(|m| m.name()).collect();
@@ -263,6 +298,13 @@ pub enum Purpose {
 }
 
 impl Plan {
+    /// Share of a model's layers that is recomputed whole.
+    #[must_use]
+    pub fn recomputed_share(&self, layers: u32) -> f64 {
+        let of_stage = f64::from(layers) / f64::from(self.mesh.pp());
+        self.knobs.recompute.whole_layers(of_stage, self.knobs.vpp) / of_stage.max(f64::MIN_POSITIVE)
+    }
+
     /// The text form, which [`Draft::parse`] reads back: `tp2 ep4 pp2 dp1 mb1`.
     ///
     /// The product convention falls back to naming both grids (`etp`, and `dp` of the attention side) for meshes that have no

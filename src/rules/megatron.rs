@@ -59,7 +59,8 @@ pub(super) fn check_knobs(c: &Case<'_>, out: &mut impl Sink) -> Flow {
     ask!(out, k.tp_overlap != Toggle::On || (k.sequence_parallel && c.tp > 1), TpOverlap, 1_u64, c.tp);
     if k.ep_overlap == Toggle::On {
         let spread = c.ep > 1 && (c.pp == 1 || k.vpp > 1);
-        let plain = k.recompute != Recompute::Full && c.job.model.spec().mtp <= 1;
+        let whole = matches!(k.recompute, Recompute::Full | Recompute::Uniform(_) | Recompute::Block(_));
+        let plain = !whole && c.job.model.spec().mtp <= 1;
         ask!(out, spread && plain, EpOverlap, c.pp, c.ep);
     }
     ControlFlow::Continue(())

@@ -208,7 +208,7 @@ const FACTS: &[Fact] = &[
 /// Bytes for the KV cache: predicted, printed.
 fn bytes(fact: &Fact) -> (f64, f64) {
     let (job, serve, plan) = job(fact);
-    let capacity = budget(&job.cluster.gpu, &serve, Convention::Vllm).get();
+    let capacity = Budget::of(&job, &serve, Convention::Vllm, &plan).capacity(&job.cluster.gpu).get();
     let fixed = stage_fixed(&job, &serve, Convention::Vllm, &plan, 0);
     let graphs = if fact.graphs { 0.0 } else { fixed.get(MemoryTerm::Graphs) };
     let span = StageSpan::of(Convention::Vllm, &job.model, &plan, 0);

@@ -6,10 +6,12 @@
 mod engine;
 mod memory;
 mod time;
+mod words;
 
 pub use engine::EngineProfile;
-pub use memory::{budget, kv_tokens_per_rank, memory, stage_memory};
+pub use memory::{kv_tokens_per_rank, memory, stage_memory};
 pub use time::{Service, service};
+pub use words::formula;
 
 use crate::job::Serve;
 use crate::plan::Plan;

@@ -193,6 +193,12 @@ impl<'a> Pricing<'a> {
         self.plan = *plan;
     }
 
+    /// Layers of every kind, of a plan by itself.
+    pub(super) fn layers(&self) -> Vec<LayerTime> {
+        let bare: Vec<Bare> = self.bare().collect();
+        self.recomputed(&bare).collect()
+    }
+
     /// What the layers follow from, micro-batch and recomputation aside: meshes that are equal in it may share them.
     pub(crate) const fn like(&self) -> LikeLayers {
         let (mesh, groups) = (&self.plan.mesh, &self.groups);
@@ -208,7 +214,7 @@ impl<'a> Pricing<'a> {
         (0..self.job.model.blocks().len()).map(|kind| self.bare_layer(kind))
     }
 
-    /// Layers of every kind with what the plan recomputes.
+    /// Layers of every kind with what the plan recomputes, and what share of it.
     pub(crate) fn recomputed(&self, bare: &[Bare]) -> impl Iterator<Item = LayerTime> {
         self.job.model.blocks().iter().zip(bare).map(|(block, bare)| self.layer(block, *bare))
     }
@@ -282,7 +288,11 @@ impl<'a> Pricing<'a> {
         let Bare { mut time, up_projection, dense, experts, core, light, tp_forward, ep_forward } = bare;
         time.recompute = match knobs.recompute {
             Recompute::None => 0.0,
-            Recompute::Full => time.forward + tp_forward + ep_forward,
+            Recompute::Full | Recompute::Uniform(_) | Recompute::Block(_) => {
+                // Of a block of layers, each carries its share.
+                let share = self.plan.recomputed_share(self.job.model.layers());
+                share * (time.forward + tp_forward + ep_forward)
+            }
             Recompute::Modules(_) => {
                 let mut again = 0.0;
                 let mut add = |module, seconds: f64| {
@@ -371,7 +381,7 @@ impl<'a> Pricing<'a> {
     fn wait_for_host(&self, block: &Block, time: &mut LayerTime) {
         let tp = if self.plan.mesh.tp() > 1 { HOST_TP } else { 0.0 };
         let forward = ops::kernels(block) * OPERATORS_PER_KERNEL * OPERATOR + tp;
-        let again = f64::from(u32::from(self.plan.knobs.recompute == Recompute::Full));
+        let again = f64::from(u32::from(self.plan.knobs.recompute.whole_layers(1.0, 1) > 0.0));
         let host = forward * (1.0 + HOST_BACKWARD + again);
         let busy = time.busy();
         let wait = Blend::Fourth.join(host, busy) - busy;

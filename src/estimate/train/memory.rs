@@ -1,6 +1,6 @@
 //! What every stage of a training run must hold.
 
-use super::{micro_batches, sp_degree, tokens};
+use super::{Split, micro_batches, sp_degree, tokens};
 use crate::cost::memory as mem;
 use crate::cost::ops;
 use crate::cost::pipeline;
@@ -10,7 +10,7 @@ use crate::estimate::{Alike, Cut, Memory, StageSpan, worst};
 use crate::job::{Job, Train};
 use crate::mesh::{Convention, Mesh};
 use crate::model::{MOST_KINDS, Model};
-use crate::plan::{Plan, Toggle};
+use crate::plan::{Plan, Recompute, Toggle};
 use std::cell::Cell;
 
 /// Memory of the stage that needs most.
@@ -60,12 +60,14 @@ fn end_params(model: &Model, mesh: &Mesh, stage: u32) -> f64 {
 
 /// One kind of block on one rank.
 #[derive(Debug, Clone, Copy, Default)]
-struct KindBytes {
-    params: mem::RankParams,
-    /// Kept for the backward pass, per token.
-    stays: f64,
+pub(super) struct KindBytes {
+    pub(super) params: mem::RankParams,
+    /// Kept for the backward pass, per token, by a layer of which the plan's share is recomputed.
+    pub(super) stays: f64,
+    /// The same by a layer of which nothing is.
+    pub(super) whole: f64,
     /// Working set of its backward pass, per token.
-    working: f64,
+    pub(super) working: f64,
 }
 
 /// A plan with everything priced that its stages share: plans are compared by the million.
@@ -74,13 +76,14 @@ struct KindBytes {
 /// differ in other knobs.
 #[derive(Debug, Clone)]
 pub(crate) struct Priced<'a> {
-    job: &'a Job,
-    train: &'a Train,
-    convention: Convention,
-    plan: Plan,
-    stack: Stack,
-    micro: u32,
-    kinds: [KindBytes; MOST_KINDS],
+    pub(super) job: &'a Job,
+    pub(super) train: &'a Train,
+    pub(super) convention: Convention,
+    pub(super) plan: Plan,
+    pub(super) stack: Stack,
+    pub(super) micro: u32,
+    pub(super) split: Split,
+    pub(super) kinds: [KindBytes; MOST_KINDS],
     /// Weight-gradient buffers of the last set of kinds asked for, with and without the head: neighbours hold the same.
     buffers: Cell<Option<(u32, bool, f64)>>,
 }
@@ -98,7 +101,7 @@ impl<'a> Priced<'a> {
     pub(crate) fn new(job: &'a Job, train: &'a Train, convention: Convention, plan: &Plan) -> Self {
         let (model, mesh, knobs) = (&job.model, &plan.mesh, &plan.knobs);
         let micro = micro_batches(train, plan);
-        let stack = Stack::of(job, train.precision, convention, knobs).piped(mesh.pp(), micro);
+        let stack = Stack::of(job, train.precision, convention, knobs).piped(mesh.pp());
         let r = sp_degree(plan);
         let checkpoint = 2.0 * f64::from(model.spec().hidden) / stack.residual_cut(r);
         let mut kinds = [KindBytes::default(); MOST_KINDS];
@@ -108,22 +111,29 @@ impl<'a> Priced<'a> {
             let heads = block.mixer.gqa().map(|a| a.kv_heads);
             kind.params = mem::block_params(&model.block_params(block), heads, mesh);
             kind.stays = stays;
+            kind.whole = layer.total();
             kind.working = ops::transient(model, block, mesh, train.moe_balance, &stack) + back;
         }
-        Self { job, train, convention, plan: *plan, stack, micro, kinds, buffers: Cell::new(None) }
+        let split = Split::of(job, convention, plan, &stack);
+        Self { job, train, convention, plan: *plan, stack, micro, split, kinds, buffers: Cell::new(None) }
     }
 
     /// Turns to a plan that differs in micro-batch, interleaving, ZeRO, schedule or offload only.
     pub(crate) fn aim(&mut self, plan: &Plan) {
+        let said = |plan: &Plan| (plan.knobs.vpp, plan.knobs.first_stage_layers, plan.knobs.last_stage_layers);
+        let cut_alike = said(plan) == said(&self.plan);
         self.plan = *plan;
         self.micro = micro_batches(self.train, plan);
         let stack = Stack::of(self.job, self.train.precision, self.convention, &plan.knobs);
-        self.stack = stack.piped(plan.mesh.pp(), self.micro);
+        self.stack = stack.piped(plan.mesh.pp());
+        if !cut_alike {
+            self.split = Split::of(self.job, self.convention, plan, &self.stack);
+        }
     }
 
     /// Where the layers of a stage lie.
-    fn span(&self, stage: u32) -> StageSpan {
-        StageSpan::of(self.convention, &self.job.model, &self.plan, stage)
+    pub(super) fn span(&self, stage: u32) -> StageSpan {
+        self.split.span(self.job, self.convention, &self.plan, stage)
     }
 
     /// The sorts of stages there are.
@@ -194,11 +204,24 @@ impl<'a> Priced<'a> {
         // Data parallel groups count from one rank on, so that more of them never cost more.
         let groups = [mesh.tp(), mesh.cp(), mesh.dp_attention().max(2), mesh.pp(), mesh.ep(), mesh.edp().max(2)];
         ledger.add(MemoryTerm::Communication, mem::communicators(&groups));
+        ledger.add(MemoryTerm::Workspaces, mem::workspaces(&self.job.cluster.gpu));
         ledger.add(MemoryTerm::Context, mem::CONTEXT);
     }
 
+    /// Micro-batches whose activations a stage holds at its peak.
+    pub(super) fn in_flight(&self, stage: u32) -> f64 {
+        let knobs = &self.plan.knobs;
+        let pp = self.plan.mesh.pp();
+        let held = pipeline::in_flight(knobs.schedule, pp, knobs.vpp, self.micro, stage);
+        if knobs.ep_overlap == Toggle::On && knobs.vpp > 1 && pp > 1 {
+            // The forward pass that hides an expert exchange runs beside the backward pass: a chunk more.
+            return (held + 1.0 / f64::from(knobs.vpp)).min(f64::from(self.micro));
+        }
+        held
+    }
+
     /// Columns of the head on this rank.
-    fn vocab(&self) -> f64 {
+    pub(super) fn vocab(&self) -> f64 {
         let tp = self.plan.mesh.tp();
         mem::padded_vocab(self.job.model.spec().vocab, tp) / f64::from(tp)
     }
@@ -210,15 +233,21 @@ impl<'a> Priced<'a> {
         let t = tokens(train, plan);
         let h = f64::from(model.spec().hidden);
         let (mut kept, mut working_set) = (0.0, 0.0_f64);
+        let mut first = match knobs.recompute {
+            Recompute::Block(_) => knobs.recompute.whole_layers(f64::INFINITY, knobs.vpp),
+            Recompute::None | Recompute::Modules(_) | Recompute::Full | Recompute::Uniform(_) => f64::INFINITY,
+        };
         for (i, kind) in self.kinds.iter().enumerate().take(model.blocks().len()) {
             let count = at.count(i);
             if count > 0.0 {
-                kept += count * (t * kind.stays);
+                // Of a block, the stage's first layers are recomputed.
+                let again = count.min(first);
+                first -= again;
+                kept += again * (t * kind.stays) + (count - again) * (t * kind.whole);
                 working_set = working_set.max(t * kind.working);
             }
         }
-        let in_flight = stack.slack * pipeline::in_flight(knobs.schedule, mesh.pp(), knobs.vpp, self.micro, at.stage);
-        ledger.add(MemoryTerm::Activations, kept * in_flight);
+        ledger.add(MemoryTerm::Activations, kept * self.in_flight(at.stage));
         let mut loss = 0.0;
         if at.stage + 1 == mesh.pp() {
             // Input of the last norm and of the head, logits and loss (twice with CP), gradients of the stream.
@@ -235,13 +264,18 @@ impl<'a> Priced<'a> {
         }
     }
 
+    /// Ranks that share the optimizer of the dense parameters.
+    pub(super) fn shards(&self) -> f64 {
+        let mesh = &self.plan.mesh;
+        f64::from(mesh.dp_attention() * mesh.cp()) / f64::from(self.plan.knobs.dp_replicate.max(1))
+    }
+
     fn add_states(&self, ledger: &mut MemoryLedger, params: mem::RankParams) {
         let (mesh, knobs) = (&self.plan.mesh, &self.plan.knobs);
         let grad = self.stack.gradients.unwrap_or(self.train.grad_dtype);
         let copies = pipeline::weight_copies(knobs.schedule);
         let offload = f64::from(knobs.optimizer_offload) / 100.0;
-        let shards = f64::from(mesh.dp_attention() * mesh.cp()) / f64::from(knobs.dp_replicate.max(1));
-        for (count, shards) in [(params.dense, shards), (params.routed, f64::from(mesh.edp()))] {
+        for (count, shards) in [(params.dense, self.shards()), (params.routed, f64::from(mesh.edp()))] {
             let per = mem::state_bytes(self.train.precision, grad, knobs.zero, shards.max(1.0), offload);
             ledger.add(MemoryTerm::Weights, copies * count * per.weights);
             ledger.add(MemoryTerm::Gradients, count * per.gradients);

@@ -1,6 +1,6 @@
 //! Where the time of a training step goes.
 
-use super::layer::{Bare, LayerTime, Pricing};
+use super::layer::{LayerTime, Pricing};
 use super::memory::rank_params;
 use super::{micro_batches, sp_degree, tokens};
 use crate::cluster::Collective;
@@ -81,14 +81,22 @@ const STEP: f64 = 5e-3;
 #[must_use]
 pub fn step(job: &Job, train: &Train, convention: Convention, plan: &Plan) -> Step {
     let pricing = Pricing::new(job, train, convention, plan);
-    let bare: Vec<Bare> = pricing.bare().collect();
-    let layers: Vec<LayerTime> = pricing.recomputed(&bare).collect();
-    step_of(&pricing, &layers, &Cut::of(convention, &job.model, plan))
+    step_of(&pricing, &pricing.layers(), &Cut::of(convention, &job.model, plan))
 }
 
 /// One optimiser step of layers that were priced before: they follow from the mesh, the micro-batch and recomputation alone, the
 /// cut from PP and interleaving, so that plans that differ in nothing else share them.
 pub(crate) fn step_of(pricing: &Pricing<'_>, kinds: &[LayerTime], cut: &Cut) -> Step {
+    step_by_stage(pricing, kinds, cut, &mut |_| {})
+}
+
+/// The same; `each` sees one micro-batch on every sort of stages of the cut, without its hops and before stages are balanced.
+pub(super) fn step_by_stage(
+    pricing: &Pricing<'_>,
+    kinds: &[LayerTime],
+    cut: &Cut,
+    each: &mut impl FnMut(&LayerTime),
+) -> Step {
     let Pricing { job, train, ref plan, .. } = *pricing;
     let model = &job.model;
     let mesh = &plan.mesh;
@@ -122,6 +130,7 @@ pub(crate) fn step_of(pricing: &Pricing<'_>, kinds: &[LayerTime], cut: &Cut) -> 
             time.forward += head / 3.0;
             time.backward += head * 2.0 / 3.0;
         }
+        each(&time);
         let all = time.busy() + hops;
         sum += f64::from(at.stages) * all;
         if all > slowest.0 {

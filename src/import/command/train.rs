@@ -124,7 +124,11 @@ fn recompute(f: &Flags) -> Result<Recompute, CommandError> {
     match f.choice(&["--recompute-granularity"], &words)? {
         None if f.has(&["--recompute-activations"]) => Ok(Recompute::SELECTIVE),
         None => Ok(Recompute::None),
-        Some(Recompute::Full) => Ok(Recompute::Full),
+        Some(Recompute::Full) => {
+            let layers = f.number(&["--recompute-num-layers"], 1, MOST_LAYERS)?;
+            let block = f.choice(&["--recompute-method"], &[("uniform", false), ("block", true)])?;
+            Ok(whole_layers(block, layers))
+        }
         Some(_) => match f.list(&names) {
             None => Ok(Recompute::SELECTIVE),
             Some(modules) => {
@@ -132,6 +136,19 @@ fn recompute(f: &Flags) -> Result<Recompute, CommandError> {
                 set_of(modules.iter().map(String::as_str), line, &flag)
             }
         },
+    }
+}
+
+/// More layers than any stage has.
+const MOST_LAYERS: u32 = 10_000;
+
+/// Whole layers as Megatron says them: `uniform` with one checkpoint for so many layers, `block` with so many layers of a stage.
+fn whole_layers(block: Option<bool>, layers: Option<u32>) -> Recompute {
+    let layers = layers.unwrap_or(1).min(MOST_LAYERS) as u16;
+    match (block, layers) {
+        (Some(true), _) => Recompute::Block(layers),
+        (_, 1) => Recompute::Full,
+        _ => Recompute::Uniform(layers),
     }
 }
 
@@ -258,7 +275,10 @@ fn bridge_knobs(keys: &Keys, k: &mut Knobs) -> Result<(), CommandError> {
     let granularity = "recompute_granularity";
     k.recompute = match keys.text(granularity)? {
         None => Recompute::None,
-        Some("full") => Recompute::Full,
+        Some("full") => {
+            let method = keys.text("recompute_method")?;
+            whole_layers(method.map(|m| m == "block"), keys.degree("recompute_num_layers")?)
+        }
         Some("selective") => match keys.text("recompute_modules")? {
             None => Recompute::SELECTIVE,
             Some(list) => {
