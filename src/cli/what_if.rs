@@ -85,7 +85,8 @@ pub(super) fn run(args: &WhatIfArgs) -> Result<Verdict> {
     let counts = counts(args)?;
     let largest = wanted(args)?;
 
-    let mut sweep = Sweep { heading: String::new(), cases: Vec::new(), notes: Vec::new(), largest: Vec::new(), stopped: None };
+    let mut sweep =
+        Sweep { heading: String::new(), cases: Vec::new(), notes: Vec::new(), largest: Vec::new(), stopped: None };
     let all = counts.as_ref().map_or(1, Vec::len) * variants.len();
     let mut searches: Vec<Searches<'_>> = variants
         .iter()
