@@ -152,7 +152,9 @@ pub fn changes(job: &Job, framework: Option<Framework>, plan: &Plan, most: usize
     };
     let start = Move { what: String::new(), workload: job.workload, plan: *plan };
     let mut level = moves(job, &start);
-    for recomputed in [smallest_recompute(job, framework, plan), fewest_layers(job, framework, plan)].into_iter().flatten() {
+    for recomputed in
+        [smallest_recompute(job, framework, plan), fewest_layers(job, framework, plan)].into_iter().flatten()
+    {
         let what = format!("recompute={}", recomputed.knobs.recompute);
         level.push(Move { what, workload: job.workload, plan: recomputed });
     }
@@ -230,7 +232,9 @@ fn smallest_recompute(job: &Job, framework: Option<Framework>, plan: &Plan) -> O
         .into_iter()
         .filter_map(|set| match set {
             Recompute::Modules(set) if set & !held != 0 => Some(set | held),
-            Recompute::Modules(_) | Recompute::None | Recompute::Full | Recompute::Uniform(_) | Recompute::Block(_) => None,
+            Recompute::Modules(_) | Recompute::None | Recompute::Full | Recompute::Uniform(_) | Recompute::Block(_) => {
+                None
+            }
         })
         .collect();
     sets.sort_unstable_by_key(|set| (set.count_ones(), *set));

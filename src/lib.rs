@@ -69,6 +69,7 @@ pub mod rank;
 pub mod search;
 
 pub mod goal;
+pub mod robust;
 
 pub mod claim;
 

@@ -9,7 +9,9 @@ use crate::goal::{self, Fleets};
 use crate::import::job::ReadJob;
 use crate::job::{Load, Serve};
 use crate::mesh::Convention;
+use crate::plan::Plan;
 use crate::rank::{Row, TIE};
+use crate::robust::Robustness;
 use crate::rules::Rule;
 use crate::search::{Outcome, SearchOptions, StopReason};
 use crate::space::{Scope, SpaceOptions};
@@ -39,6 +41,10 @@ pub(super) struct PlanArgs {
     /// Serving: prefill and decode in pools of their own, matched by rate, against the best plan that does both.
     #[arg(long, conflicts_with_all = ["pareto", "objective", "top", "variants"])]
     disaggregated: bool,
+    /// How the ranking stands when bandwidths, efficiencies and imbalance move within their bands: searched again in so many
+    /// worlds (32 unless said).
+    #[arg(long, value_name = "WORLDS", num_args = 0..=1, default_missing_value = "32")]
+    robust: Option<u32>,
     #[command(flatten)]
     effort: EffortArgs,
     #[command(flatten)]
@@ -61,6 +67,14 @@ pub(super) fn run(args: &PlanArgs) -> Result<Verdict> {
     let space = args.space.options(&read)?;
     let options =
         SearchOptions { objective, top: args.top, variants: args.variants.max(1), exhaustive: args.effort.exhaustive };
+    if let Some(worlds) = args.robust {
+        if !(1..=10_000).contains(&worlds) {
+            return Err(super::flag_error("--robust", &worlds.to_string(), "1 to 10000 worlds"));
+        }
+        if !matches!(format, Format::Table | Format::Json) {
+            return Err(super::flag_error("--robust", format.name(), "the formats table and json"));
+        }
+    }
     let quiet = args.output.quiet;
     note_assumptions(quiet, &read);
     let watched = Watched::new(!quiet && !args.output.no_progress && out::stderr_is_terminal(), args.effort.limit()?);
@@ -89,9 +103,19 @@ pub(super) fn run(args: &PlanArgs) -> Result<Verdict> {
         outcome: &outcome,
         folded: folded.as_ref(),
     };
+    let robust = args.robust.and_then(|worlds| watched.robustness(&read, &space, objective, &outcome, worlds));
     let rendered = match format {
-        Format::Table => table(&ranking, &read, fleets.as_ref()),
-        Format::Json => out::pretty(&json::ranking(&ranking)),
+        Format::Table => {
+            let lines = robust.as_ref().map(|robust| robust_lines(&ranking, robust)).unwrap_or_default();
+            format!("{}{lines}", table(&ranking, &read, fleets.as_ref()))
+        }
+        Format::Json => {
+            let mut value = json::ranking(&ranking);
+            if let (Some(robust), Some(map)) = (&robust, value.as_object_mut()) {
+                map.insert("robustness".into(), json::robustness(&ranking, robust));
+            }
+            out::pretty(&value)
+        }
         Format::Jsonl => {
             let rows = outcome.rows.iter().enumerate();
             rows.map(|(i, row)| format!("{}\n", json::row(&ranking, i, row))).collect()
@@ -287,6 +311,59 @@ fn frontier_line(r: &Ranking<'_>) -> String {
     let more = all.len().saturating_sub(SHOWN_FRONTIER);
     let rest = if more > 0 { format!("; and {more} more in --format json or html") } else { String::new() };
     format!("Pareto frontier, {traded}: {}{rest}\n", names.join("; "))
+}
+
+/// Candidates of other worlds that are named.
+const SHOWN_CANDIDATES: usize = 5;
+
+/// How the ranking stands in other worlds.
+fn robust_lines(r: &Ranking<'_>, robust: &Robustness) -> String {
+    let name = |plan: &Plan| plan.text(plan.convention(r.convention), r.purpose());
+    let percent = |share: f64| format!("{:.0}%", share * 100.0);
+    let loss = |regret: f64| {
+        if regret.is_finite() { format!("{:.1}% at worst", regret * 100.0) } else { "does not fit in some".to_owned() }
+    };
+    let winner = &robust.winner;
+    let mut text = format!(
+        "\nsensitivity, {} worlds with inputs moved within their bands, each searched anew:\n\
+         1 stays the best in {} of them, within {} of the best in {}; it loses {:.1}% on average, {}\n",
+        robust.worlds,
+        percent(winner.best),
+        percent(TIE),
+        percent(winner.ties),
+        winner.mean_regret * 100.0,
+        loss(winner.worst_regret)
+    );
+    let choice = &robust.candidates[0];
+    let same = if choice.row.plan == winner.row.plan { " (1 itself)" } else { "" };
+    let _ = writeln!(
+        text,
+        "robust choice{same}: {}: loses {:.1}% on average, {}",
+        name(&choice.row.plan),
+        choice.mean_regret * 100.0,
+        loss(choice.worst_regret)
+    );
+    let mut others: Vec<_> =
+        robust.candidates.iter().filter(|c| c.best > 0.0 && c.row.plan != winner.row.plan).collect();
+    others.sort_by(|a, b| b.best.total_cmp(&a.best).then_with(|| a.row.order(&b.row)));
+    for other in others.iter().take(SHOWN_CANDIDATES) {
+        let _ = writeln!(text, "  best in {}: {}", percent(other.best), name(&other.row.plan));
+    }
+    for flip in &robust.flips {
+        let _ = writeln!(
+            text,
+            "  {} alone times {:.2} makes {} the best; 1 then loses {}",
+            flip.band.key,
+            flip.by,
+            name(&flip.winner),
+            if flip.regret.is_finite() {
+                format!("{:.1}%", flip.regret * 100.0)
+            } else {
+                "its place in memory".to_owned()
+            }
+        );
+    }
+    text
 }
 
 /// Model, cluster and workload in words.

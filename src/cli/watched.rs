@@ -4,6 +4,8 @@ use super::flag_error;
 use crate::error::Result;
 use crate::goal;
 use crate::import::job::ReadJob;
+use crate::rank::Objective;
+use crate::robust::{self, Robustness};
 use crate::search::{Outcome, SearchOptions, StopReason, Watch, search_space};
 use crate::space::{Space, SpaceOptions};
 use clap::Args;
@@ -102,5 +104,18 @@ impl Watched {
             outcome.stop = StopReason::TimeLimit;
         }
         outcome
+    }
+
+    /// How a search's rows stand in other worlds, unless it was stopped.
+    pub(super) fn robustness(
+        &self,
+        read: &ReadJob,
+        space: &SpaceOptions,
+        objective: Objective,
+        found: &Outcome,
+        worlds: u32,
+    ) -> Option<Robustness> {
+        let watch = Watch { stop: &self.stop, progress: &|_| {} };
+        robust::robustness(&read.job, space, objective, &found.rows, worlds, &watch)
     }
 }

@@ -8,12 +8,12 @@ use crate::cluster::Cluster;
 use crate::error::{Locate, Result};
 use crate::estimate::Time;
 use crate::export::sweep::{Case, Found, Sweep};
-use crate::export::{Format, grouped};
+use crate::export::{Format, band_lines, bands, grouped};
 use crate::import::job::ReadJob;
 use crate::job::{Job, MOST_GPUS, Serve, Train, Workload};
 use crate::mesh::divisors;
 use crate::plan::Purpose;
-use crate::rank::{Row, dollars_per_million};
+use crate::rank::{Objective, Row, dollars_per_million};
 use crate::rules::Rule;
 use crate::search::{Outcome, SearchOptions, StopReason};
 use crate::space::{SpaceOptions, fewer};
@@ -25,7 +25,8 @@ use std::collections::BTreeMap;
 pub(super) struct WhatIfArgs {
     #[command(flatten)]
     job: JobArgs,
-    /// GPU counts: `8,16,32` or `8..=64`. Where no plan takes all of them, the best that leaves some idle.
+    /// GPU counts: `8,16,32` or `8..=64`. A plan that leaves some idle counts where none takes all of them, and by throughput and
+    /// latency wherever it is better.
     #[arg(long)]
     gpus: Option<String>,
     /// GPU types or clusters, separated by commas; a bare GPU keeps the cluster's count.
@@ -84,11 +85,12 @@ pub(super) fn run(args: &WhatIfArgs) -> Result<Verdict> {
     let counts = counts(args)?;
     let largest = wanted(args)?;
 
-    let mut sweep = Sweep { heading: String::new(), cases: Vec::new(), largest: Vec::new(), stopped: None };
+    let mut sweep =
+        Sweep { heading: String::new(), cases: Vec::new(), notes: Vec::new(), largest: Vec::new(), stopped: None };
     let all = counts.as_ref().map_or(1, Vec::len) * variants.len();
     let mut searches: Vec<Searches<'_>> = variants
         .iter()
-        .map(|variant| Searches::new(&read, variant, &space, options, &watched))
+        .map(|variant| Searches::new(&read, variant, &space, options, &watched, counts.is_some()))
         .collect::<Result<_>>()?;
     'sweep: for i in 0..counts.as_ref().map_or(1, Vec::len) {
         for searches in &mut searches {
@@ -96,7 +98,7 @@ pub(super) fn run(args: &WhatIfArgs) -> Result<Verdict> {
             if sweep.heading.is_empty() {
                 sweep.heading = super::plan::heading(&searches.job(gpus)?.job);
             }
-            let case = searches.case(gpus)?;
+            let case = searches.case(gpus, &mut sweep.notes)?;
             if watched.stopped() {
                 sweep.stopped = Some(format!("{}: {} of {all} cases", watched.why(), sweep.cases.len()));
                 break 'sweep;
@@ -220,24 +222,24 @@ impl<'a> Searches<'a> {
         space: &SpaceOptions,
         options: SearchOptions,
         watched: &'a Watched,
+        counted: bool,
     ) -> Result<Self> {
         let base = Job::new(read.job.model.clone(), variant.cluster.clone(), variant.workload).at("what-if")?;
-        let use_fewer = space.use_fewer;
+        // By these, more GPUs must not answer with less; by cost or headroom fewer GPUs would always be better.
+        let more_is_better = matches!(options.objective, Objective::Throughput | Objective::Latency);
+        let use_fewer = space.use_fewer || counted && more_is_better;
         let space = SpaceOptions { use_fewer: false, ..space.clone() };
         Ok(Self { read, variant, space, use_fewer, options, watched, base, done: BTreeMap::new() })
     }
 
     fn job(&self, gpus: u32) -> Result<ReadJob> {
-        let cluster =
-            if gpus == self.variant.cluster.gpus() { self.variant.cluster.clone() } else { self.variant.cluster.resized(gpus) };
+        let cluster = if gpus == self.variant.cluster.gpus() {
+            self.variant.cluster.clone()
+        } else {
+            self.variant.cluster.resized(gpus)
+        };
         let job = Job::new(self.base.model.clone(), cluster, self.variant.workload).at("what-if")?;
-        Ok(ReadJob {
-            id: None,
-            job,
-            framework: self.read.framework,
-            convention: self.read.convention,
-            draft: None,
-        })
+        Ok(ReadJob { id: None, job, framework: self.read.framework, convention: self.read.convention, draft: None })
     }
 
     /// The best plan on all of so many GPUs.
@@ -253,7 +255,7 @@ impl<'a> Searches<'a> {
         Ok(found)
     }
 
-    fn case(&mut self, gpus: u32) -> Result<Case> {
+    fn case(&mut self, gpus: u32, notes: &mut Vec<String>) -> Result<Case> {
         let mut best = self.all_of(gpus)?;
         if best.is_err() || self.use_fewer {
             for count in fewer(gpus, self.variant.cluster.gpus_per_node) {
@@ -265,6 +267,15 @@ impl<'a> Searches<'a> {
                     continue;
                 }
                 best = Ok(row);
+            }
+        }
+        if let Ok(row) = &best {
+            let bands = bands(&self.base, self.read.framework, &row.plan, &row.estimate);
+            let shown: Vec<_> = bands.into_iter().filter(|(key, ..)| *key != "ttft").collect();
+            for line in band_lines(&shown) {
+                if !notes.contains(&line) {
+                    notes.push(line);
+                }
             }
         }
         Ok(Case {
@@ -350,7 +361,8 @@ fn searched(
     options: SearchOptions,
     watched: &Watched,
 ) -> Option<Outcome> {
-    let changed = ReadJob { id: None, job: job.ok()?, framework: read.framework, convention: read.convention, draft: None };
+    let changed =
+        ReadJob { id: None, job: job.ok()?, framework: read.framework, convention: read.convention, draft: None };
     Some(watched.search(&changed, space, &options)).filter(|outcome| !outcome.rows.is_empty())
 }
 
@@ -388,7 +400,10 @@ fn largest_batch(read: &ReadJob, space: &SpaceOptions, options: SearchOptions, w
             let holds = |row: &Row| row.estimate.service().is_some_and(|s| s.concurrency >= f64::from(concurrency));
             let context = grouped(f64::from(serve.isl) + f64::from(serve.osl));
             outcome.rows.iter().chain(&outcome.frontier).any(holds).then(|| {
-                format!("{} requests of {context} tokens in flight (powers of two tried)", grouped(f64::from(concurrency)))
+                format!(
+                    "{} requests of {context} tokens in flight (powers of two tried)",
+                    grouped(f64::from(concurrency))
+                )
             })
         }),
     }

@@ -13,6 +13,7 @@ use crate::job::{Job, Load, Percentile, Serve, Workload};
 use crate::mesh::Convention;
 use crate::plan::{Plan, Purpose};
 use crate::rank::{Row, dollars_in_and_out, dollars_per_million};
+use crate::robust::{BANDS, Candidate, Robustness};
 use crate::rules::Rejection;
 use crate::search::{Funnel, StopReason, Tally};
 use serde_json::{Map, Value, json};
@@ -426,6 +427,37 @@ pub fn ranking(r: &Ranking<'_>) -> Value {
             "stop": o.stop.name(),
             "share": o.share(),
         },
+    })
+}
+
+/// How a ranking stands in other worlds; a regret that is null is of a plan that does not fit in some of them.
+#[must_use]
+pub fn robustness(r: &Ranking<'_>, robust: &Robustness) -> Value {
+    let name = |plan: &Plan| plan.text(plan.convention(r.convention), r.purpose());
+    let candidate = |c: &Candidate| {
+        json!({
+            "plan": name(&c.row.plan),
+            "best_share": c.best,
+            "tie_share": c.ties,
+            "fit_share": c.fits,
+            "mean_regret": finite(c.mean_regret),
+            "worst_regret": finite(c.worst_regret),
+        })
+    };
+    let bands: Vec<Value> =
+        BANDS.iter().map(|b| json!({"input": b.key, "low": b.low, "high": b.high, "meaning": b.meaning})).collect();
+    let flips: Vec<Value> = robust
+        .flips
+        .iter()
+        .map(|f| json!({"input": f.band.key, "factor": f.by, "winner": name(&f.winner), "regret": finite(f.regret)}))
+        .collect();
+    json!({
+        "worlds": robust.worlds,
+        "bands": bands,
+        "winner": candidate(&robust.winner),
+        "robust_choice": candidate(&robust.candidates[0]),
+        "candidates": robust.candidates.iter().map(candidate).collect::<Vec<Value>>(),
+        "flips": flips,
     })
 }
 

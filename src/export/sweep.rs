@@ -47,6 +47,8 @@ pub struct Sweep {
     pub heading: String,
     /// The cases, in order.
     pub cases: Vec<Case>,
+    /// What the bands of the cases' times mean, each once.
+    pub notes: Vec<String>,
     /// The largest of things that still fit: what, and the answer in words.
     pub largest: Vec<(String, String)>,
     /// Why it ended before its last case, when it did.
@@ -138,6 +140,7 @@ impl Sweep {
                 format!("smallest cluster{of} that does: {gpus} GPUs")
             })
             .collect();
+        out.extend(self.notes.iter().map(|note| format!("times {note}")));
         out.extend(self.largest.iter().map(|(what, answer)| format!("largest {what} that fits: {answer}")));
         out.extend(self.stopped.clone());
         out

@@ -12,8 +12,8 @@ struct Batch {
     micro_batch: u32,
     /// By kind, before anything is recomputed.
     bare: Vec<Bare>,
-    /// By way of recomputing: by kind.
-    recomputed: Vec<(Recompute, Vec<LayerTime>)>,
+    /// By way and share of recomputing: by kind.
+    recomputed: Vec<((Recompute, f64), Vec<LayerTime>)>,
     /// How many of these are of the meshes at hand; the rest is room to write in.
     live: usize,
 }
@@ -55,7 +55,9 @@ impl<'a> SharedLayers<'a> {
         let pricing = self.pricing.as_mut().expect("made above");
         pricing.aim(plan);
         let batch = batch(&mut self.batches, &mut self.live, pricing, plan.knobs.micro_batch);
-        (pricing, batch.recomputed(pricing, plan.knobs.recompute))
+        // A block of layers is a share of a stage that depends on PP and interleaving.
+        let share = plan.recomputed_share(job.model.layers());
+        (pricing, batch.recomputed(pricing, (plan.knobs.recompute, share)))
     }
 }
 
@@ -79,7 +81,7 @@ fn batch<'b>(all: &'b mut Vec<Batch>, live: &mut usize, pricing: &Pricing<'_>, m
 }
 
 impl Batch {
-    fn recomputed(&mut self, pricing: &Pricing<'_>, recompute: Recompute) -> &[LayerTime] {
+    fn recomputed(&mut self, pricing: &Pricing<'_>, recompute: (Recompute, f64)) -> &[LayerTime] {
         let at = match self.recomputed[..self.live].iter().position(|(known, _)| *known == recompute) {
             Some(at) => at,
             None => {

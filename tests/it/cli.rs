@@ -231,6 +231,71 @@ fn a_serving_flag_alone_asks_for_serving() {
     assert!(alone.json()["job"]["serve"].is_object(), "--engine-version means an engine");
 }
 
+/// Every axis of a sweep at once, and what holds for the whole of it.
+#[test]
+fn a_sweep_varies_everything() {
+    let axes = ["--gpus", "4,8", "--hbm", "80 GiB,141 GiB", "--seq-lens", "2048,4096", "--prices", "$2/h,$4/h"];
+    let more = ["--network", "100 Gb/s,400 Gb/s", "--largest", "model,batch,context"];
+    let base = ["what-if", "--quiet", "--model", "qwen3-4b", "--cluster", "8xH100", "--format", "json"];
+    let value = run(&[&base[..], &axes, &more].concat()).json();
+    let results = value["results"].as_array().unwrap();
+    assert_eq!(results.len(), 32);
+    assert!(results.iter().all(|r| r["verdict"] == "fits"), "{results:#?}");
+    assert_eq!(value["exhausted"], true);
+    assert_eq!(value["smallest"].as_array().unwrap().len(), 16);
+    assert_eq!(value["largest"].as_array().unwrap().len(), 3);
+    // Twice the price is twice the cost; the same GPUs at the same speed.
+    let of = |variant: &str| results.iter().find(|r| r["variant"] == variant && r["gpus"] == 8).unwrap();
+    let (cheap, dear) = (of("100 Gb/s 80 GiB $2/h 2048 tokens"), of("100 Gb/s 80 GiB $4/h 2048 tokens"));
+    let usd = |r: &Value| r["usd_per_million_tokens"].as_f64().unwrap();
+    assert!((usd(dear) / usd(cheap) - 2.0).abs() < 1e-9);
+    assert_eq!(cheap["plan"], dear["plan"]);
+    for bad in ["--hbm 12", "--prices cheap", "--seq-lens 0", "--largest cluster", "--network fast", "--time-limit 0"] {
+        let (flag, word) = bad.split_once(' ').unwrap();
+        let ran = run(&["what-if", "--model", "qwen3-4b", "--cluster", "8xH100", flag, word]);
+        assert!(ran.refusal().contains(flag), "{bad}: {}", ran.stderr);
+    }
+}
+
+/// A count that no plan fills is answered with the best plan of fewer GPUs.
+#[test]
+fn odd_counts_name_their_idle_gpus() {
+    let value = say("what-if --quiet --model qwen3-30b-a3b --cluster 8xH100 --gpus 8..=20 --format json").json();
+    for r in value["results"].as_array().unwrap() {
+        assert_eq!(r["used"].as_u64().unwrap() + r["idle"].as_u64().unwrap(), r["gpus"].as_u64().unwrap());
+    }
+    let of = |gpus: u64| value["results"].as_array().unwrap().iter().find(|r| r["gpus"] == gpus).unwrap().clone();
+    let rates: Vec<f64> = (8..=20).map(|n| of(n)["tokens_per_s"].as_f64().unwrap()).collect();
+    assert!(rates.windows(2).all(|w| w[1] >= w[0]), "more GPUs never do less: {rates:?}");
+}
+
+/// A search whose time is up gives what it has, and says so.
+#[test]
+fn a_time_limit_gives_the_best_so_far() {
+    let line = "plan --model deepseek-v3 --cluster 16384xH100 --space folded --exhaustive --format json";
+    let ran = say(&format!("{line} --time-limit 0.05"));
+    assert!(ran.stderr.contains("time limit reached"), "{}", ran.stderr);
+    let searched = &ran.json()["searched"];
+    assert_eq!((&searched["stop"], &searched["exhausted"]), (&Value::from("time-limit"), &Value::from(false)));
+    let share = searched["share"].as_f64().unwrap();
+    assert!(share < 1.0, "{share}");
+    let text = say(&format!("{} --time-limit 0.05", line.replace("json", "table"))).stdout;
+    assert!(text.contains("time limit reached") && text.contains("of the plans were covered"), "{text}");
+}
+
+/// Other worlds: the winner's share, the robust choice, its regret.
+#[test]
+fn a_ranking_says_how_robust_it_is() {
+    let ran = say(&format!("plan {QWEN} --quiet --robust 8 --format json"));
+    let value = ran.json();
+    let robust = &value["robustness"];
+    assert_eq!(robust["worlds"], 8);
+    assert!(robust["robust_choice"]["worst_regret"].as_f64() <= robust["winner"]["worst_regret"].as_f64());
+    assert_eq!(robust["bands"].as_array().unwrap().len(), 7);
+    assert!(say(&format!("plan {QWEN} --quiet --robust")).stdout.contains("robust choice"));
+    assert!(say(&format!("plan {QWEN} --robust 8 --format csv")).refusal().contains("--robust"));
+}
+
 #[test]
 fn a_typo_is_answered_with_what_was_meant() {
     for (line, meant) in [

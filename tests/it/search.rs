@@ -7,7 +7,7 @@ use meshwright::catalog;
 use meshwright::estimate;
 use meshwright::export::{Ranking, json};
 use meshwright::job::{Job, Train, Workload};
-use meshwright::plan::{Plan, Schedule};
+use meshwright::plan::{Plan, Recompute, Schedule};
 use meshwright::rank::{Objective, Row, frontier};
 use meshwright::rules::{self, Rejection, Rule};
 use meshwright::search::{Outcome, SearchOptions, StopReason, Tally, Watch, search};
@@ -20,11 +20,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 fn space(job: &Job, pick: usize) -> SpaceOptions {
     let schedule = if pick.is_multiple_of(3) { Schedule::ALL.to_vec() } else { Vec::new() };
     let optimizer_offload = if pick.is_multiple_of(4) { vec![0, 50, 100] } else { Vec::new() };
+    let recompute = if pick.is_multiple_of(5) {
+        vec![Recompute::None, Recompute::SELECTIVE, Recompute::Full, Recompute::Uniform(2), Recompute::Block(3)]
+    } else {
+        Vec::new()
+    };
     SpaceOptions {
         framework: framework(job, pick / 2),
         scope: if pick.is_multiple_of(2) { Scope::Folded } else { Scope::Product },
         use_fewer: pick.is_multiple_of(7),
-        bounds: Bounds { schedule, optimizer_offload, ..Bounds::default() },
+        bounds: Bounds { schedule, optimizer_offload, recompute, ..Bounds::default() },
     }
 }
 

@@ -30,7 +30,7 @@ fn short(path: &Path) -> String {
 /// Rooms of the core, then of the shell: a room may use those before it.
 ///
 /// `architecture.md` puts search before rank; search keeps the best rows and so uses rank.
-const CORE: [&str; 20] = [
+const CORE: [&str; 21] = [
     "units",
     "model",
     "cluster",
@@ -46,6 +46,7 @@ const CORE: [&str; 20] = [
     "rank",
     "search",
     "goal",
+    "robust",
     "claim",
     "verify",
     "validate",

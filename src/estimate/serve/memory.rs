@@ -173,7 +173,10 @@ fn stage_fixed(job: &Job, serve: &Serve, convention: Convention, plan: &Plan, st
         && ranks > 1.0
     {
         let experts = f64::from(moe.experts) + f64::from(plan.knobs.redundant_experts);
-        ledger.add(MemoryTerm::ExpertBuffers, mem::deepep_low_latency(f64::from(model.spec().hidden), experts, EXPERT_TOKENS));
+        ledger.add(
+            MemoryTerm::ExpertBuffers,
+            mem::deepep_low_latency(f64::from(model.spec().hidden), experts, EXPERT_TOKENS),
+        );
     }
     let alone = mesh.world() / plan.knobs.replicas.max(1) == 1;
     let linked = job.cluster.scale_up.kind != LinkKind::Pcie;

@@ -44,9 +44,13 @@ pub fn formula(job: &Job, serve: &Serve, convention: Convention, plan: &Plan, st
         }
         MemoryTerm::ServeActivations => {
             let tokens = prefill_tokens(job, convention);
-            format!("a prefill step of {tokens} tokens x (8 hidden + widest of attention and MLP) + 12 B a logit of the sampler")
+            format!(
+                "a prefill step of {tokens} tokens x (8 hidden + widest of attention and MLP) + 12 B a logit of the sampler"
+            )
         }
-        MemoryTerm::ExpertBuffers => format!("DeepEP low latency, {EXPERT_TOKENS} tokens a rank for every expert, whatever EP"),
+        MemoryTerm::ExpertBuffers => {
+            format!("DeepEP low latency, {EXPERT_TOKENS} tokens a rank for every expert, whatever EP")
+        }
         MemoryTerm::Communication => "communicators and all-reduce buffers of the engine".to_owned(),
         MemoryTerm::Graphs => format!("{} of captured graphs", Bytes::new(profile.graph_bytes)),
         MemoryTerm::Context => "one process, 0.6 GB".to_owned(),

@@ -193,6 +193,12 @@ impl<'a> Pricing<'a> {
         self.plan = *plan;
     }
 
+    /// Layers of every kind, of a plan by itself.
+    pub(super) fn layers(&self) -> Vec<LayerTime> {
+        let bare: Vec<Bare> = self.bare().collect();
+        self.recomputed(&bare).collect()
+    }
+
     /// What the layers follow from, micro-batch and recomputation aside: meshes that are equal in it may share them.
     pub(crate) const fn like(&self) -> LikeLayers {
         let (mesh, groups) = (&self.plan.mesh, &self.groups);
@@ -208,7 +214,7 @@ impl<'a> Pricing<'a> {
         (0..self.job.model.blocks().len()).map(|kind| self.bare_layer(kind))
     }
 
-    /// Layers of every kind with what the plan recomputes.
+    /// Layers of every kind with what the plan recomputes, and what share of it.
     pub(crate) fn recomputed(&self, bare: &[Bare]) -> impl Iterator<Item = LayerTime> {
         self.job.model.blocks().iter().zip(bare).map(|(block, bare)| self.layer(block, *bare))
     }

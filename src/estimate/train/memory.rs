@@ -120,11 +120,15 @@ impl<'a> Priced<'a> {
 
     /// Turns to a plan that differs in micro-batch, interleaving, ZeRO, schedule or offload only.
     pub(crate) fn aim(&mut self, plan: &Plan) {
+        let said = |plan: &Plan| (plan.knobs.vpp, plan.knobs.first_stage_layers, plan.knobs.last_stage_layers);
+        let cut_alike = said(plan) == said(&self.plan);
         self.plan = *plan;
         self.micro = micro_batches(self.train, plan);
         let stack = Stack::of(self.job, self.train.precision, self.convention, &plan.knobs);
         self.stack = stack.piped(plan.mesh.pp());
-        self.split = Split::of(self.job, self.convention, plan, &self.stack);
+        if !cut_alike {
+            self.split = Split::of(self.job, self.convention, plan, &self.stack);
+        }
     }
 
     /// Where the layers of a stage lie.

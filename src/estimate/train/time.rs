@@ -1,6 +1,6 @@
 //! Where the time of a training step goes.
 
-use super::layer::{Bare, LayerTime, Pricing};
+use super::layer::{LayerTime, Pricing};
 use super::memory::rank_params;
 use super::{micro_batches, sp_degree, tokens};
 use crate::cluster::Collective;
@@ -81,9 +81,7 @@ const STEP: f64 = 5e-3;
 #[must_use]
 pub fn step(job: &Job, train: &Train, convention: Convention, plan: &Plan) -> Step {
     let pricing = Pricing::new(job, train, convention, plan);
-    let bare: Vec<Bare> = pricing.bare().collect();
-    let layers: Vec<LayerTime> = pricing.recomputed(&bare).collect();
-    step_of(&pricing, &layers, &Cut::of(convention, &job.model, plan))
+    step_of(&pricing, &pricing.layers(), &Cut::of(convention, &job.model, plan))
 }
 
 /// One optimiser step of layers that were priced before: they follow from the mesh, the micro-batch and recomputation alone, the

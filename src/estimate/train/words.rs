@@ -28,11 +28,7 @@ pub fn formula(job: &Job, train: &Train, convention: Convention, plan: &Plan, st
             format!("{} {what} parameters x {bytes} B{over}", millions(count))
         };
         let dense = part(params.dense, "dense", dense_shards);
-        if params.routed > 0.0 {
-            format!("{dense} + {}", part(params.routed, "expert", expert_shards))
-        } else {
-            dense
-        }
+        if params.routed > 0.0 { format!("{dense} + {}", part(params.routed, "expert", expert_shards)) } else { dense }
     };
     let t = tokens(train, plan);
     match term {
@@ -76,7 +72,8 @@ pub fn formula(job: &Job, train: &Train, convention: Convention, plan: &Plan, st
         }
         MemoryTerm::Transients => {
             let widest = run.kinds.iter().enumerate().take(job.model.blocks().len());
-            let widest = widest.filter(|(kind, _)| at.count(*kind) > 0.0).map(|(_, one)| one.working).fold(0.0, f64::max);
+            let widest =
+                widest.filter(|(kind, _)| at.count(*kind) > 0.0).map(|(_, one)| one.working).fold(0.0, f64::max);
             format!("{t} tokens x {} of the widest layer", Bytes::new(widest))
         }
         MemoryTerm::GradWork => {
@@ -96,7 +93,9 @@ pub fn formula(job: &Job, train: &Train, convention: Convention, plan: &Plan, st
             let more = if states > 0.0 { format!(" + {states} x states") } else { String::new() };
             format!("{} x (activations, logits, transients, gathered){more}", mem::FRAGMENTATION)
         }
-        MemoryTerm::KvCache | MemoryTerm::ServeActivations | MemoryTerm::ExpertBuffers | MemoryTerm::Graphs => String::new(),
+        MemoryTerm::KvCache | MemoryTerm::ServeActivations | MemoryTerm::ExpertBuffers | MemoryTerm::Graphs => {
+            String::new()
+        }
     }
 }
 
