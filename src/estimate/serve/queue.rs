@@ -167,7 +167,8 @@ impl<'a> Engine<'a> {
     fn rate(&self, requests: f64, service: &Service) -> f64 {
         let others = match self.serve.arrivals {
             Arrivals::Steady | Arrivals::Burst10x => requests,
-            Arrivals::Poisson => requests - 1.0,
+            // A request that is alone finds nobody half of the time.
+            Arrivals::Poisson => (requests - 1.0).max(0.5),
         };
         others / self.stay(service)
     }
