@@ -10,7 +10,7 @@ pub fn cells(r: &Ranking<'_>) -> (Vec<&'static str>, Vec<Vec<String>>) {
     let given = r.job.serve().is_some_and(|s| s.load == Load::InFlight) && !r.every_load;
     let columns: Vec<&Column> = columns(r.job)
         .iter()
-        .filter(|c| !c.title.is_empty() && !(given && matches!(c.key, "concurrency" | "requests_per_s")))
+        .filter(|c| !(c.title.is_empty() || given && matches!(c.key, "concurrency" | "requests_per_s")))
         .collect();
     let rows = r.outcome.rows.iter().enumerate().map(|(i, row)| columns.iter().map(|c| (c.show)(r, i, row)).collect());
     (columns.iter().map(|c| c.title).collect(), rows.collect())

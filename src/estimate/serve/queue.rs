@@ -167,7 +167,8 @@ impl<'a> Engine<'a> {
     fn rate(&self, requests: f64, service: &Service) -> f64 {
         let others = match self.serve.arrivals {
             Arrivals::Steady | Arrivals::Burst10x => requests,
-            Arrivals::Poisson => requests - 1.0,
+            // A request that is alone finds nobody half of the time.
+            Arrivals::Poisson => (requests - 1.0).max(0.5),
         };
         others / self.stay(service)
     }
@@ -259,9 +260,17 @@ impl<'a> Engine<'a> {
     }
 }
 
-/// Two independent deviations as one: beyond the mean by the root of their squares, before it by their sum.
+/// Two independent deviations as one: beyond the mean the root of their squares; before it their mean weighted by squares, as the
+/// median of a sum lies off its mean by third over second cumulants, both of which add.
 fn joined(a: f64, b: f64) -> f64 {
-    if a > 0.0 && b > 0.0 { (a * a + b * b).sqrt() } else { a + b }
+    let squares = a * a + b * b;
+    if squares <= 0.0 {
+        0.0
+    } else if a > 0.0 && b > 0.0 {
+        squares.sqrt()
+    } else {
+        (a * a * a + b * b * b) / squares
+    }
 }
 
 /// The largest number of a range for which something holds that, once it fails, fails for all larger ones.
