@@ -77,11 +77,12 @@ pub fn service(job: &Job, serve: &Serve, convention: Convention, plan: &Plan) ->
     // Fewer requests than stages leave stages idle; then a token passes through all of them.
     let decode = (sum + pricing.hops(batch)).max(pp.min(load.requests) * slowest) + host;
 
-    // Every other request's prefill stalls me; on attention ranks that do not prefill together each rank's does.
+    // Every other request of my rank prefills once while I am there; where ranks do not prefill together, each rank's stalls all.
     let ranks = if profile.aligned_prefill { 1.0 } else { load.ranks };
-    let others = load.requests * ranks - 1.0;
+    let present = load.requests.min(f64::from(serve.concurrency) / (load.ranks * load.replicas));
+    let rate = (present * ranks - 1.0).max(0.0) / ranks / osl;
     let fresh = (isl * (1.0 - serve.prefix_hit)).max(1.0);
-    let tokens = (fresh * (others / osl).max(1.0)).min(profile.chunk);
+    let tokens = (fresh * rate.max(1.0)).min(profile.chunk);
     let share = fresh / tokens;
     let prefill_step = Step { decode: 0.0, context: load.context, prefill: tokens, length: isl };
     let stall = share
@@ -91,11 +92,17 @@ pub fn service(job: &Job, serve: &Serve, convention: Convention, plan: &Plan) ->
         } else {
             pricing.stages(prefill_step).1 + host
         };
-    let rate = others / osl;
-    let mut tpot = decode + rate * stall;
-    for _ in 0..4 {
+    let mut tpot = decode + ranks * rate * stall;
+    for _ in 0..6 {
         let answering = osl * tpot / (osl * tpot + WAIT * stall);
-        tpot = decode + rate * stall * answering;
+        let work = rate * stall * answering;
+        tpot = if ranks > 1.0 {
+            // Some rank prefills 1 - (1 - work/tpot)^ranks of the time, less than their sum. The mean of old and new converges.
+            let idle = (1.0 - work / tpot).max(0.05).powi(ranks as i32);
+            (tpot * (decode / idle).min(decode + ranks * work)).sqrt()
+        } else {
+            decode + work
+        };
     }
 
     let chunks = (fresh / profile.chunk).ceil().max(1.0);
@@ -105,21 +112,22 @@ pub fn service(job: &Job, serve: &Serve, convention: Convention, plan: &Plan) ->
 
     // What prefills together ends together: cohorts of a closed loop wait for each other, its first wave most of all.
     let first = FIRST_TOKEN_S + profile.first_steps * decode + prefill;
-    let burst = first + profile.burst_share * others * stall;
-    let steady = first + (profile.burst_share - FIRST_WAVE).max(0.0) * others * stall;
+    let queue = rate * osl * stall;
+    let burst = first + profile.burst_share * queue;
+    let steady = first + (profile.burst_share - FIRST_WAVE).max(0.0) * queue;
     // What the cache cannot hold waits for a whole answer of those before it.
-    let queue = (wanted / load.requests - 1.0).max(0.0) * (prefill + osl * tpot);
+    let waiting = (wanted / load.requests - 1.0).max(0.0) * (prefill + osl * tpot);
     let ttft = match serve.arrivals {
         Arrivals::Steady => steady,
         Arrivals::Burst10x => burst,
-    } + queue;
+    } + waiting;
     let in_flight = (load.requests * load.ranks * load.replicas).min(f64::from(serve.concurrency));
     let answer = steady + (osl - 1.0) * tpot;
     let kv_replica = per_rank * load.ranks;
     Service {
         ttft_s: ttft,
-        ttft_steady_s: steady + queue,
-        ttft_burst_s: burst + queue,
+        ttft_steady_s: steady + waiting,
+        ttft_burst_s: burst + waiting,
         tpot_s: tpot,
         decode_step_s: decode,
         prefill_s: prefill,
@@ -131,3 +139,7 @@ pub fn service(job: &Job, serve: &Serve, convention: Convention, plan: &Plan) ->
         concurrency: in_flight,
     }
 }
+
+#[cfg(test)]
+#[path = "time_tests.rs"]
+mod tests;
