@@ -167,7 +167,8 @@ impl<'a> Pricing<'a> {
                 let flop = 2.0 * requests * heads * (2.0 * latent + rope) * seen;
                 // The indexer reads its own key of every token.
                 let index = a.indexer.map_or(0.0, |i| kept * (f64::from(i.dim) + 4.0));
-                let bytes = requests * (seen * (latent + rope) * number + index) / f64::from(self.plan.knobs.dcp.max(1));
+                let bytes =
+                    requests * (seen * (latent + rope) * number + index) / f64::from(self.plan.knobs.dcp.max(1));
                 let absorbed = heads * latent * (f64::from(a.nope) + f64::from(a.v));
                 IN_GRAPH * 14.5e-6
                     + (flop / (0.72 * peak)).hypot(bytes / bandwidth)

@@ -1,7 +1,7 @@
 //! How fast a plan answers under its load.
 
-use super::step::{Pricing, Step};
 use super::kv_tokens_per_rank;
+use super::step::{Pricing, Step};
 use crate::job::{Arrivals, Job, Serve};
 use crate::mesh::Convention;
 use crate::plan::Plan;
@@ -48,8 +48,8 @@ const FIRST_WAVE: f64 = 0.05;
 /// What a plan reaches under its load.
 ///
 /// ```text
-/// stall = what a prefill adds to the steps it runs in, for one request
-/// TPOT  = decode step (b, isl + osl/2) + others/osl stall f,  f = osl TPOT / (osl TPOT + wait)
+/// stall = what one request's prefill adds to the steps it runs in
+/// TPOT  = decode step (b, isl + osl/2) + others/osl stall f,  f = osl TPOT / (osl TPOT + 2 stall)
 /// TTFT  = c0 + first steps + prefill + kappa others stall; in the steady state without the first wave's .05 of kappa
 /// ```
 /// In a closed loop every other request prefills once in my lifetime; `f` of them while I decode. With many requests of short
@@ -83,26 +83,28 @@ pub fn service(job: &Job, serve: &Serve, convention: Convention, plan: &Plan) ->
     let rate = (present * ranks - 1.0).max(0.0) / ranks / osl;
     let fresh = (isl * (1.0 - serve.prefix_hit)).max(1.0);
     let tokens = (fresh * rate.max(1.0)).min(profile.chunk);
-    let share = fresh / tokens;
     let prefill_step = Step { decode: 0.0, context: load.context, prefill: tokens, length: isl };
-    let stall = share
-        * profile.prefill
-        * if profile.mixes {
-            pricing.stages(Step { decode: batch, ..prefill_step }).1 - slowest
-        } else {
-            pricing.stages(prefill_step).1 + host
-        };
-    let mut tpot = decode + ranks * rate * stall;
-    for _ in 0..6 {
+    let (_, apart) = pricing.stages(prefill_step);
+    // What a step takes longer when it prefills so many tokens.
+    let longer = if profile.mixes {
+        pricing.stages(Step { decode: batch, ..prefill_step }).1 - slowest + (profile.prefill - 1.0) * apart
+    } else {
+        profile.prefill * apart + host
+    };
+    let stall = fresh / tokens * longer;
+    let mut tpot = decode;
+    for _ in 0..4 {
         let answering = osl * tpot / (osl * tpot + WAIT * stall);
-        let work = rate * stall * answering;
-        tpot = if ranks > 1.0 {
-            // Some rank prefills 1 - (1 - work/tpot)^ranks of the time, less than their sum. The mean of old and new converges.
-            let idle = (1.0 - work / tpot).max(0.05).powi(ranks as i32);
-            (tpot * (decode / idle).min(decode + ranks * work)).sqrt()
+        let own = rate * fresh / tokens * answering;
+        // A step is longer when any rank prefills in it. Prefills that have steps of their own may take more than one.
+        let some = if own < 1.0 {
+            1.0 - (1.0 - own).powi(ranks as i32)
+        } else if profile.mixes {
+            1.0
         } else {
-            decode + work
+            own
         };
+        tpot = decode + some * longer;
     }
 
     let chunks = (fresh / profile.chunk).ceil().max(1.0);
