@@ -126,9 +126,7 @@ pub fn linear_width(block: &Block) -> f64 {
         Mixer::DeltaNet(a) => {
             2.0 * f64::from(a.key_heads) * f64::from(a.key_dim) + f64::from(a.value_heads) * f64::from(a.value_dim)
         }
-        Mixer::Mamba2(a) => {
-            f64::from(a.heads) * f64::from(a.head_dim) + 2.0 * f64::from(a.groups) * f64::from(a.state)
-        }
+        Mixer::Mamba2(a) => f64::from(a.heads) * f64::from(a.head_dim) + 2.0 * f64::from(a.groups) * f64::from(a.state),
         Mixer::Gqa(_) | Mixer::Mla(_) | Mixer::None {} => 0.0,
     }
 }

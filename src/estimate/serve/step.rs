@@ -29,11 +29,6 @@ const AROUND_EXPERTS: f64 = 8.0;
 /// Small kernels of a linear-attention layer: convolution, gates, norms of keys and queries, the scan, its norm and gate.
 const AROUND_LINEAR: f64 = 10.0;
 
-/// Shape of the gamma distribution of how popular experts are: a batch of `x` routed tokens per expert hits `1 - (1 + x/a)^-a`
-/// of them. Infinity is uniform routing. The kernel tables' power-law routing (exponents 1.01 and 1.2) against their balanced
-/// rows gives 1.0 to 1.3.
-const POPULARITY: f64 = 1.2;
-
 /// Load of the fullest expert rank over the mean: the tables' power-law routing multiplies MoE latency by 1.05 to 1.3.
 const IMBALANCE: f64 = 1.2;
 
@@ -172,7 +167,8 @@ impl<'a> Pricing<'a> {
                 let flop = 2.0 * requests * heads * (2.0 * latent + rope) * seen;
                 // The indexer reads its own key of every token.
                 let index = a.indexer.map_or(0.0, |i| kept * (f64::from(i.dim) + 4.0));
-                let bytes = requests * (seen * (latent + rope) * number + index) / f64::from(self.plan.knobs.dcp.max(1));
+                let bytes =
+                    requests * (seen * (latent + rope) * number + index) / f64::from(self.plan.knobs.dcp.max(1));
                 let absorbed = heads * latent * (f64::from(a.nope) + f64::from(a.v));
                 IN_GRAPH * 14.5e-6
                     + (flop / (0.72 * peak)).hypot(bytes / bandwidth)
@@ -220,7 +216,10 @@ impl<'a> Pricing<'a> {
         // All attention ranks of a stage route into the same experts; their prefills coincide where the engine sees to it.
         let together = if self.profile.aligned_prefill { self.load.ranks } else { 1.0 };
         let routed = (step.decode * self.load.ranks + step.prefill * together) * f64::from(moe.top_k);
-        let hit = experts / ep * (1.0 - (1.0 + routed / experts / POPULARITY).powf(-POPULARITY));
+        // Popularity of experts spread exponentially, as in the kernel tables' power-law routing (against their balanced rows a
+        // gamma distribution of shape 1.0 to 1.3 fits): x routed tokens per expert hit x / (1 + x) of them.
+        let each = routed / experts;
+        let hit = experts / ep * each / (1.0 + each);
         let weights = matrices(moe.gated) as f64 * h * inner;
         let balance = if mesh.ep() > 1 { IMBALANCE } else { 1.0 };
         let rows = (routed / ep * balance).max(hit * fit.rows);

@@ -1,7 +1,7 @@
 //! How fast a plan answers under its load.
 
-use super::step::{Pricing, Step};
 use super::kv_tokens_per_rank;
+use super::step::{Pricing, Step};
 use crate::job::{Arrivals, Job, Serve};
 use crate::mesh::Convention;
 use crate::plan::Plan;
@@ -50,8 +50,8 @@ const FIRST_WAVE: f64 = 0.05;
 /// What a plan reaches under its load.
 ///
 /// ```text
-/// stall = what a prefill adds to the steps it runs in, for one request
-/// TPOT  = decode step (b, isl + osl/2) + others/osl stall f,  f = osl TPOT / (osl TPOT + wait)
+/// stall = what one request's prefill adds to the steps it runs in
+/// TPOT  = decode step (b, isl + osl/2) + others/osl stall f,  f = osl TPOT / (osl TPOT + 2 stall)
 /// TTFT  = c0 + first steps + prefill + kappa others stall; in the steady state without the first wave's .05 of kappa
 /// ```
 /// In a closed loop every other request prefills once in my lifetime; `f` of them while I decode. With many requests of short
@@ -79,27 +79,36 @@ pub fn service(job: &Job, serve: &Serve, convention: Convention, plan: &Plan) ->
     // Fewer requests than stages leave stages idle; then a token passes through all of them.
     let decode = (sum + pricing.hops(batch)).max(pp.min(load.requests) * slowest) + host;
 
-    // Every other request's prefill stalls me; on attention ranks that do not prefill together each rank's does.
+    // Every other request of my rank prefills once while I am there; where ranks do not prefill together, each rank's stalls all.
     let ranks = if profile.aligned_prefill { 1.0 } else { load.ranks };
-    let others = load.requests * ranks - 1.0;
+    let present = load.requests.min(f64::from(serve.concurrency) / (load.ranks * load.replicas));
+    let rate = (present * ranks - 1.0).max(0.0) / ranks / osl;
     let fresh = (isl * (1.0 - serve.prefix_hit)).max(1.0);
-    let tokens = (fresh * (others / osl).max(1.0)).min(profile.chunk);
-    let share = fresh / tokens;
+    let tokens = (fresh * rate.max(1.0)).min(profile.chunk);
     // Attention works on squares of lengths, whose mean grows with their spread.
     let length = isl * (1.0 + serve.isl_spread.cv2);
     let prefill_step = Step { decode: 0.0, context: load.context, prefill: tokens, length };
-    let stall = share
-        * profile.prefill
-        * if profile.mixes {
-            pricing.stages(Step { decode: batch, ..prefill_step }).1 - slowest
-        } else {
-            pricing.stages(prefill_step).1 + host
-        };
-    let rate = others / osl;
-    let mut tpot = decode + rate * stall;
+    let (_, apart) = pricing.stages(prefill_step);
+    // What a step takes longer when it prefills so many tokens.
+    let longer = if profile.mixes {
+        pricing.stages(Step { decode: batch, ..prefill_step }).1 - slowest + (profile.prefill - 1.0) * apart
+    } else {
+        profile.prefill * apart + host
+    };
+    let stall = fresh / tokens * longer;
+    let mut tpot = decode;
     for _ in 0..4 {
         let answering = osl * tpot / (osl * tpot + WAIT * stall);
-        tpot = decode + rate * stall * answering;
+        let own = rate * fresh / tokens * answering;
+        // A step is longer when any rank prefills in it. Prefills that have steps of their own may take more than one.
+        let some = if own < 1.0 {
+            1.0 - (1.0 - own).powi(ranks as i32)
+        } else if profile.mixes {
+            1.0
+        } else {
+            own
+        };
+        tpot = decode + some * longer;
     }
 
     let chunks = (fresh / profile.chunk).ceil().max(1.0);
@@ -109,21 +118,22 @@ pub fn service(job: &Job, serve: &Serve, convention: Convention, plan: &Plan) ->
 
     // What prefills together ends together: cohorts of a closed loop wait for each other, its first wave most of all.
     let first = FIRST_TOKEN_S + profile.first_steps * decode + prefill;
-    let burst = first + profile.burst_share * others * stall;
-    let steady = first + (profile.burst_share - FIRST_WAVE).max(0.0) * others * stall;
+    let queue = rate * osl * stall;
+    let burst = first + profile.burst_share * queue;
+    let steady = first + (profile.burst_share - FIRST_WAVE).max(0.0) * queue;
     // What the cache cannot hold waits for a whole answer of those before it.
-    let queue = (wanted / load.requests - 1.0).max(0.0) * (prefill + osl * tpot);
+    let waiting = (wanted / load.requests - 1.0).max(0.0) * (prefill + osl * tpot);
     let ttft = match serve.arrivals {
         Arrivals::Steady | Arrivals::Poisson => steady,
         Arrivals::Burst10x => burst,
-    } + queue;
+    } + waiting;
     let in_flight = (load.requests * load.ranks * load.replicas).min(f64::from(serve.concurrency));
     let answer = steady + (osl - 1.0) * tpot;
     let kv_replica = per_rank * load.ranks;
     Service {
         ttft_s: ttft,
-        ttft_steady_s: steady + queue,
-        ttft_burst_s: burst + queue,
+        ttft_steady_s: steady + waiting,
+        ttft_burst_s: burst + waiting,
         tpot_s: tpot,
         decode_step_s: decode,
         prefill_s: prefill,
@@ -136,3 +146,7 @@ pub fn service(job: &Job, serve: &Serve, convention: Convention, plan: &Plan) ->
         concurrency: in_flight,
     }
 }
+
+#[cfg(test)]
+#[path = "time_tests.rs"]
+mod tests;
