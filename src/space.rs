@@ -217,11 +217,12 @@ impl Space {
     /// The numbers of all blocks, those next to each other that differ in PP and DP alone: they have the most in common.
     #[must_use]
     pub fn alike_first(&self) -> Vec<u32> {
-        let mut order: Vec<u32> = (0..self.meshes.len() as u32).collect();
-        order.sort_by_cached_key(|at| {
+        let key = |at: &u32| {
             let mesh = &self.meshes[*at as usize].0;
             (mesh.tp(), mesh.cp(), mesh.ep(), mesh.etp(), *at)
-        });
+        };
+        let mut order: Vec<u32> = (0..self.meshes.len() as u32).collect();
+        order.sort_unstable_by_key(key);
         order
     }
 
@@ -288,7 +289,9 @@ fn allowed(list: &[u32], value: u32) -> bool {
 /// Every mesh of `gpus` GPUs, with its serving replicas.
 fn meshes(job: &Job, options: &SpaceOptions, gpus: u32, out: &mut Vec<(Mesh, u32)>) {
     let b = &options.bounds;
-    let d = narrow_divisors;
+    let all = narrow_divisors(gpus);
+    // What divides a part of the GPUs divides all of them.
+    let d = |n: u32| all.iter().copied().filter(move |v| n.is_multiple_of(*v));
     let moe = job.model.moe().is_some();
     let serving = job.serve().is_some();
     let mut keep = |mesh: Option<Mesh>, replicas: u32, dp: u32| {
@@ -356,7 +359,7 @@ fn meshes(job: &Job, options: &SpaceOptions, gpus: u32, out: &mut Vec<(Mesh, u32
             for tp in d(gpus) {
                 for pp in d(gpus / tp) {
                     let dp = gpus / tp / pp;
-                    for ep in if moe { d(dp) } else { vec![1] } {
+                    for ep in d(if moe { dp } else { 1 }) {
                         keep(Mesh::new(tp, 1, pp, dp, ep, tp), 1, dp);
                     }
                 }
@@ -386,7 +389,7 @@ fn meshes(job: &Job, options: &SpaceOptions, gpus: u32, out: &mut Vec<(Mesh, u32
                             | Framework::Torchtitan
                             | Framework::Deepspeed
                             | Framework::Sglang
-                            | Framework::Trtllm => d(stage),
+                            | Framework::Trtllm => d(stage).collect(),
                         };
                         for ep in eps {
                             keep(Mesh::new(tp, 1, pp, copies, ep, stage / ep), replicas, dp);

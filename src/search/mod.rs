@@ -152,8 +152,11 @@ pub fn search(job: &Job, space: &SpaceOptions, options: &SearchOptions, watch: &
     search_space(job, space, &Space::new(job, space), options, watch)
 }
 
-/// Blocks that a thread takes at once: few enough to share the end of a search evenly, enough not to meet at the counter.
-const CHUNK: usize = 16;
+/// Blocks that a thread takes at once: few enough to share the end of a search evenly, enough that blocks that share their layers
+/// mostly stay together.
+fn chunk(blocks: usize) -> usize {
+    (blocks / 128).clamp(8, 64)
+}
 
 /// Searches a space that was enumerated before, with the same options.
 #[must_use]
@@ -168,16 +171,17 @@ pub fn search_space(
     let known = Known::new();
     let next = AtomicUsize::new(0);
     let order = plans.alike_first();
+    let chunk = chunk(order.len());
     // One walk a thread, however many blocks: memory does not grow with the space.
     let walked = rayon::broadcast(|_| {
         let mut walk = Walk::new(job, space, options, &cuts, &known);
         loop {
-            let from = next.fetch_add(CHUNK, Ordering::Relaxed);
+            let from = next.fetch_add(chunk, Ordering::Relaxed);
             if from >= order.len() || watch.stop.load(Ordering::Relaxed) {
                 return walk.kept;
             }
             let before = walk.kept.covered;
-            for &at in &order[from..(from + CHUNK).min(order.len())] {
+            for &at in &order[from..(from + chunk).min(order.len())] {
                 walk.block(&plans.block(at as usize));
             }
             (watch.progress)(walk.kept.covered - before);

@@ -48,6 +48,16 @@ struct Shared<'a> {
     moving: Vec<f64>,
 }
 
+/// What bounds say of a plan.
+enum Settled {
+    /// It does not fit, and others miss by less.
+    TooLarge,
+    /// It fits with at least so many bytes.
+    Fits(f64),
+    /// It fits, and can neither be among the best nor on the frontier.
+    Hopeless,
+}
+
 impl<'a> Shared<'a> {
     const fn new(recompute: Recompute, priced: Priced<'a>) -> Self {
         Self { recompute, priced, step_floor: None, hopeless_from: f64::INFINITY, moving: Vec::new() }
@@ -256,10 +266,22 @@ impl<'a> Walk<'a> {
         self.turn(block, knobs, held_cut);
         for at in 0..block.recomputes.len() {
             for (i, &optimizer_offload) in block.offloads.iter().enumerate() {
-                let plan = block.plan(Knobs { recompute: block.recomputes[at], optimizer_offload, ..knobs });
                 let held = held_at + i * sorts;
-                if self.options.exhaustive || self.may_matter(&plan, at, held..held + sorts) {
-                    self.price(&plan, at, held_cut, cut);
+                let settled = if self.options.exhaustive { None } else { self.settled(at, held..held + sorts) };
+                // Most plans end here, before they are put together.
+                match settled {
+                    Some(Settled::TooLarge) => self.kept.plan[Rule::Memory as usize].refused += 1,
+                    Some(Settled::Hopeless) => self.kept.fit += 1,
+                    None | Some(Settled::Fits(_)) => {
+                        let plan = block.plan(Knobs { recompute: block.recomputes[at], optimizer_offload, ..knobs });
+                        if let Some(Settled::Fits(floor)) = settled
+                            && self.is_hopeless(&plan, at, floor)
+                        {
+                            self.kept.fit += 1;
+                        } else {
+                            self.price(&plan, at, held_cut, cut);
+                        }
+                    }
                 }
             }
         }
@@ -282,24 +304,19 @@ impl<'a> Walk<'a> {
         self.kept.plan[Rule::Memory as usize].could_be_nearest(floor * (1.0 - ROOM) / capacity)
     }
 
-    /// Whether a plan may change anything but the counts, which are taken here when it cannot.
-    fn may_matter(&mut self, plan: &Plan, at: usize, held: std::ops::Range<usize>) -> bool {
+    /// What the floors of a plan's memory settle, if anything.
+    fn settled(&self, at: usize, held: std::ops::Range<usize>) -> Option<Settled> {
         let shared = &self.shared[at];
         let floors = self.held[held].iter().zip(&shared.moving);
         let floor = floors.map(|(held, moving)| held + moving).fold(0.0, f64::max);
         let capacity = self.job.cluster.gpu.memory.get();
         if behind(floor, capacity) {
-            if self.could_be_nearest(floor) {
-                return true;
-            }
-            self.kept.plan[Rule::Memory as usize].refused += 1;
-            return false;
+            return (!self.could_be_nearest(floor)).then_some(Settled::TooLarge);
         }
-        if !behind(capacity, shared.priced.ceiling(floor)) || !self.is_hopeless(plan, at, floor) {
-            return true;
+        if !behind(capacity, shared.priced.ceiling(floor)) {
+            return None;
         }
-        self.kept.fit += 1;
-        false
+        Some(if floor >= shared.hopeless_from { Settled::Hopeless } else { Settled::Fits(floor) })
     }
 
     /// Whether a plan that needs at least `floor` bytes can neither be among the best nor on the frontier.
