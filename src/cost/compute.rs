@@ -32,6 +32,12 @@ impl Engine {
         self.fit.t0.get() + self.fit.blend.join(compute, memory)
     }
 
+    /// Seconds of the fixed time alone, which separate kernels pay each.
+    #[must_use]
+    pub const fn fixed(&self) -> f64 {
+        self.fit.t0.get()
+    }
+
     /// The same without the fixed time, for GEMMs whose launch is hidden behind their predecessors.
     #[must_use]
     pub fn gemm_busy(&self, rows: f64, n: f64, k: f64, count: f64, weight_bytes: f64) -> f64 {
@@ -47,6 +53,22 @@ pub fn attention(gpu: &Gpu, flop: f64, seq: f64) -> f64 {
     }
     let AttentionFit { t0, compute, half_length } = gpu.efficiency.prefill_attention;
     t0.get() + flop * (1.0 + half_length / seq) / (compute * gpu.peak16().get())
+}
+
+/// Bytes per score that mask, softmax and dropout of separate attention kernels move, forward: written by one product, read and
+/// written by the fused softmax and by dropout, read by the next product, most of it from cache. Fitted to vTrain's grid.
+const SEPARATE_SCORE: f64 = 9.5;
+
+/// Share of the peak that the two batched products of separate attention reach, over the whole square of scores.
+const SEPARATE_PRODUCTS: f64 = 0.6;
+
+/// Seconds of an attention core computed by separate kernels, forward: `flop` of a causal one, and `scores` query-key pairs, all of
+/// which are computed and stored.
+///
+/// Source: Korthikanti et al. 2022 for what is kept; Megatron-LM's fused softmax.
+#[must_use]
+pub fn separate_attention(gpu: &Gpu, flop: f64, scores: f64) -> f64 {
+    2.0 * flop / (SEPARATE_PRODUCTS * gpu.peak16().get()) + elementwise(gpu, SEPARATE_SCORE * scores)
 }
 
 /// Seconds of a decode attention that reads `bytes` of KV cache.

@@ -2,10 +2,12 @@
 
 mod layer;
 mod memory;
+mod practice;
 mod time;
 
 pub(crate) use layer::Groups;
 pub use memory::{memory, stage_memory, stage_params};
+pub(crate) use time::crowd;
 pub use time::{Step, forward_flop_per_token, step};
 
 use crate::job::Train;
