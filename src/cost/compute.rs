@@ -32,12 +32,6 @@ impl Engine {
         self.fit.t0.get() + self.fit.blend.join(compute, memory)
     }
 
-    /// Seconds of the fixed time alone, which separate kernels pay each.
-    #[must_use]
-    pub const fn fixed(&self) -> f64 {
-        self.fit.t0.get()
-    }
-
     /// The same without the fixed time, for GEMMs whose launch is hidden behind their predecessors.
     #[must_use]
     pub fn gemm_busy(&self, rows: f64, n: f64, k: f64, count: f64, weight_bytes: f64) -> f64 {

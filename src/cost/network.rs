@@ -241,3 +241,32 @@ pub fn low_latency_exchange(cluster: &Cluster, placed: Placed, bytes: f64) -> Se
     };
     Seconds::new(t0 + time)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog;
+
+    /// Bus bandwidths of 256 MB between nodes of 8 H100 with one 400 Gb/s EFA link each, published for nanotron's cluster as a band
+    /// over many sets of nodes: all-reduce and all-gather on 2, 4, 8, 16 nodes.
+    #[test]
+    fn published_sweeps_stay_in_their_bands() {
+        let facts = [
+            (2, Collective::AllReduce, 302.0, 436.0),
+            (4, Collective::AllReduce, 44.0, 219.0),
+            (8, Collective::AllReduce, 41.0, 193.0),
+            (16, Collective::AllReduce, 31.0, 188.0),
+            (2, Collective::AllGather, 147.0, 226.0),
+            (4, Collective::AllGather, 41.0, 229.0),
+            (8, Collective::AllGather, 47.0, 178.0),
+            (16, Collective::AllGather, 24.0, 127.0),
+        ];
+        for (nodes, kind, lower, upper) in facts {
+            let cluster = catalog::cluster(&format!("{}xh100", 8 * nodes)).unwrap();
+            let placed = Placed { size: 8 * nodes, near: 8, tier: Tier::Network };
+            let bytes = 256e6;
+            let bus = bytes * kind.factor(placed.size) / collective(&cluster, placed, kind, bytes).get() / 1e9;
+            assert!((lower..upper).contains(&bus), "{nodes} nodes, {kind:?}: {bus:.0} GB/s of {lower} to {upper}");
+        }
+    }
+}

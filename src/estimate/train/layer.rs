@@ -105,7 +105,7 @@ const HOST_TP_SEQUENCE: f64 = 400e-6;
 const HOST_BACKWARD: f64 = 3.0;
 
 /// Share of a hidden collective's time that still shows: the SMs and the memory bandwidth it takes from the kernels it hides behind.
-const OVERLAPPED: f64 = 0.25;
+const OVERLAPPED: f64 = 0.15;
 
 /// What shows of communication that may hide behind `window` seconds of compute.
 pub(super) fn exposed(traffic: f64, window: f64) -> f64 {
@@ -203,8 +203,8 @@ impl<'a> Pricing<'a> {
             } else {
                 self.plain.gemm(rows, g.n, g.k, g.count, 2.0) / clock
             };
-            // Training frameworks run one product per expert.
-            let forward = forward + (g.count - 1.0).max(0.0) * self.gemm.fixed();
+            // Training frameworks issue one product per expert.
+            let forward = forward + (g.count - 1.0).max(0.0) * OPERATOR;
             // Weight gradients are added to fp32 ones while the product runs.
             let weights = Blend::Fourth.join(forward, 8.0 * g.count * g.n * g.k / gpu.hbm.get());
             time.forward += forward;
