@@ -55,6 +55,22 @@ pub fn attention(gpu: &Gpu, flop: f64, seq: f64) -> f64 {
     t0.get() + flop * (1.0 + half_length / seq) / (compute * gpu.peak16().get())
 }
 
+/// Bytes per score that mask, softmax and dropout of separate attention kernels move, forward: written by one product, read and
+/// written by the fused softmax and by dropout, read by the next product, most of it from cache. Fitted to vTrain's grid.
+const SEPARATE_SCORE: f64 = 9.5;
+
+/// Share of the peak that the two batched products of separate attention reach, over the whole square of scores.
+const SEPARATE_PRODUCTS: f64 = 0.6;
+
+/// Seconds of an attention core computed by separate kernels, forward: `flop` of a causal one, and `scores` query-key pairs, all of
+/// which are computed and stored.
+///
+/// Source: Korthikanti et al. 2022 for what is kept; Megatron-LM's fused softmax.
+#[must_use]
+pub fn separate_attention(gpu: &Gpu, flop: f64, scores: f64) -> f64 {
+    2.0 * flop / (SEPARATE_PRODUCTS * gpu.peak16().get()) + elementwise(gpu, SEPARATE_SCORE * scores)
+}
+
 /// Share of the memory bandwidth that elementwise kernels reach. Measured .6 to .7 on B200 for training's norms and
 /// activations, .8 for an engine's fused ones.
 pub const ELEMENTWISE: f64 = 0.67;

@@ -122,6 +122,7 @@ terms! {
         PpBubble "pp_bubble" Modelled "the pipeline filling and draining",
         DpExposed "dp_exposed" Modelled "gradient reduction and parameter gather that nothing hides",
         Optimizer "optimizer" Modelled "the optimizer's pass over its shard",
+        Allocator "allocator" Assumed "micro-batches that wait while PyTorch empties its cache and asks the driver for memory again",
     }
 }
 
@@ -156,7 +157,7 @@ impl<const N: usize> Ledger<N> {
 /// Bytes by [`MemoryTerm`].
 pub type MemoryLedger = Ledger<16>;
 /// Seconds by [`TimeTerm`].
-pub type TimeLedger = Ledger<9>;
+pub type TimeLedger = Ledger<10>;
 
 impl MemoryLedger {
     /// All of it.

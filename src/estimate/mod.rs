@@ -121,7 +121,9 @@ pub fn estimate(job: &Job, convention: Convention, plan: &Plan) -> Estimate {
     match &job.workload {
         Workload::Train(train) => {
             let memory = train::memory(job, train, convention, plan);
-            Estimate::of_step(memory, train::step(job, train, convention, plan))
+            let mut step = train::step(job, train, convention, plan);
+            train::crowd(&mut step, job, train, convention, plan, &memory);
+            Estimate::of_step(memory, step)
         }
         Workload::Serve(serve) => {
             let (settled, service, load) = serve::under_load(job, serve, convention, plan);

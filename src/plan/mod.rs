@@ -214,6 +214,8 @@ pub struct Knobs {
     pub zero: u8,
     /// Norms and residuals cut by TP too.
     pub sequence_parallel: bool,
+    /// Whether the plan says so; unsaid, time does not credit it where older software goes without.
+    pub sequence_parallel_said: bool,
     /// Order of micro-batches.
     pub schedule: Schedule,
     /// Percent of the optimizer kept in host memory.
@@ -260,6 +262,7 @@ impl Default for Knobs {
             recompute: Recompute::None,
             zero: 1,
             sequence_parallel: true,
+            sequence_parallel_said: false,
             schedule: Schedule::OneFOneB,
             optimizer_offload: 0,
             tp_overlap: Toggle::Default,
@@ -334,6 +337,9 @@ impl Plan {
             }
             if m.tp() > 1 && !k.sequence_parallel {
                 push("sequence_parallel=false".to_owned());
+            }
+            if m.tp() > 1 && k.sequence_parallel && k.sequence_parallel_said {
+                push("sequence_parallel=true".to_owned());
             }
             if k.schedule != Schedule::OneFOneB {
                 push(format!("schedule={}", k.schedule.name()));

@@ -46,6 +46,7 @@ struct Reading {
 pub(super) fn read(job: &Job, draft: &Draft) -> Read {
     let world = job.gpus();
     let mut knobs = draft.knobs;
+    knobs.sequence_parallel_said = draft.sequence_parallel == Some(true) && draft.tp.unwrap_or(1) > 1;
     knobs.sequence_parallel = draft.sequence_parallel.unwrap_or(true) && draft.tp.unwrap_or(1) > 1;
     let mut rejections = Vec::new();
     let refuse = &mut rejections;

@@ -1,15 +1,16 @@
 //! Layers priced once for all plans that have the same: meshes that differ in PP and DP alone share them, whatever is sharded,
 //! interleaved or scheduled around them.
 
-use crate::estimate::train::{Bare, LayerTime, LikeLayers, Pricing};
+use crate::estimate::train::{Bare, LayerTime, LikeLayers, Practice, Pricing};
 use crate::job::Job;
 use crate::mesh::Convention;
 use crate::plan::{Plan, Recompute};
 
-/// The layers of one micro-batch.
+/// The layers of one micro-batch under one practice.
 #[derive(Debug, Default)]
 struct Batch {
     micro_batch: u32,
+    practice: Option<Practice>,
     /// By kind, before anything is recomputed.
     bare: Vec<Bare>,
     /// By way and share of recomputing: by kind.
@@ -63,14 +64,15 @@ impl<'a> SharedLayers<'a> {
 
 /// The layers of a micro-batch, priced if they were not.
 fn batch<'b>(all: &'b mut Vec<Batch>, live: &mut usize, pricing: &Pricing<'_>, micro_batch: u32) -> &'b mut Batch {
-    let at = match all[..*live].iter().position(|b| b.micro_batch == micro_batch) {
+    let practice = Some(pricing.practice());
+    let at = match all[..*live].iter().position(|b| b.micro_batch == micro_batch && b.practice == practice) {
         Some(at) => at,
         None => {
             if *live == all.len() {
                 all.push(Batch::default());
             }
             let batch = &mut all[*live];
-            (batch.micro_batch, batch.live) = (micro_batch, 0);
+            (batch.micro_batch, batch.practice, batch.live) = (micro_batch, practice, 0);
             batch.bare.clear();
             batch.bare.extend(pricing.bare());
             *live += 1;

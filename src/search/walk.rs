@@ -372,7 +372,10 @@ impl<'a> Walk<'a> {
             }
         }
         let (pricing, layers) = self.layers.of(plan);
-        let step = train::step_of(pricing, layers, cut);
+        let mut step = train::step_of(pricing, layers, cut);
+        if let Workload::Train(train) = &self.job.workload {
+            train::crowd(&mut step, self.job, train, self.convention, plan, &memory);
+        }
         self.take(plan, Estimate::of_step(memory, step));
     }
 }

@@ -1,6 +1,7 @@
 //! One layer, one micro-batch, one rank: kernels, host, and what its groups exchange.
 
-use super::{sp_degree, tokens};
+use super::practice::{Attention, Practice};
+use super::tokens;
 use crate::cluster::{Architecture, Blend, Cluster, Collective, GemmKind, Gpu};
 use crate::cost::compute::{self, Engine};
 use crate::cost::network::{self, Placed};
@@ -8,7 +9,7 @@ use crate::cost::ops::{self, Part};
 use crate::framework::{GroupKind, group};
 use crate::job::{Job, Train};
 use crate::mesh::{Convention, Mesh};
-use crate::model::{Block, Mixer, Norm};
+use crate::model::{Block, Mixer};
 use crate::plan::{Module, Plan, Recompute};
 
 /// Seconds of one layer and one micro-batch on one rank.
@@ -103,43 +104,35 @@ const fn sustained(gpu: &Gpu) -> f64 {
     match gpu.architecture {
         Architecture::Volta | Architecture::Ampere | Architecture::Ada => 1.0,
         Architecture::Hopper | Architecture::Cdna3 | Architecture::Gaudi3 => 0.82,
-        Architecture::Blackwell | Architecture::Cdna4 => 0.63,
-    }
-}
-
-/// Time of training's attention over that of the prefill kernels whose curve the GPU has: `FlashAttention` 1 and 2 on A100, the
-/// same on Hopper where prefill runs kernels written for it (350 of 620 TFLOP/s), cuDNN under Transformer Engine.
-const fn attention_over_prefill(gpu: &Gpu, fused: bool) -> f64 {
-    match gpu.architecture {
-        _ if fused => 1.3,
-        Architecture::Volta | Architecture::Ampere | Architecture::Ada => 1.8,
-        Architecture::Hopper
-        | Architecture::Blackwell
-        | Architecture::Cdna3
-        | Architecture::Cdna4
-        | Architecture::Gaudi3 => 2.3,
+        Architecture::Blackwell | Architecture::Cdna4 => 0.6,
     }
 }
 
 /// Backward over forward of an attention core: 2.5 times the FLOP (its scores are computed again) at 77 % of the speed.
 const ATTENTION_BACKWARD: f64 = 2.5 * 1.3;
 
-/// Bytes per element of the residual stream that an `RMSNorm` of separate kernels moves beyond a fused one's 4.
-const UNFUSED_NORM: f64 = 20.0;
-
 /// Host time of one operator issued from Python, and how many make one kernel of a fused layer. About 4 ms per layer, forward
 /// and backward, bound small layers of every eager framework (vTrain's and nanotron's grids both show it).
 const OPERATOR: f64 = 8e-6;
 const OPERATORS_PER_KERNEL: f64 = 7.0;
 
-/// Host time that tensor parallelism adds to a layer's forward pass: its collectives and their streams.
-const HOST_TP: f64 = 50e-6;
+/// Host time that tensor parallelism adds to a layer's forward pass: two all-reduces, or under sequence parallelism two gathers and
+/// two scatters with their buffers, streams and autograd nodes. Layers of nanotron's grid take 4.4 ms at any TP and micro-batch
+/// once the GPU is faster, of vTrain's 3.5.
+const HOST_TP: f64 = 70e-6;
+const HOST_TP_SEQUENCE: f64 = 400e-6;
 
 /// Host time of the backward pass over that of the forward pass.
 const HOST_BACKWARD: f64 = 3.0;
 
-/// Time of a TP collective between kernels over that of the same in a benchmark loop.
-const TP_IN_STEP: f64 = 1.1;
+/// Share of a hidden collective's time that still shows: the SMs and the memory bandwidth it takes from the kernels it hides behind.
+const OVERLAPPED: f64 = 0.15;
+
+/// What shows of communication that may hide behind `window` seconds of compute.
+pub(super) fn exposed(traffic: f64, window: f64) -> f64 {
+    let hidden = traffic.min(window);
+    traffic - hidden + OVERLAPPED * hidden
+}
 
 /// What pricing a plan's layers takes. Nothing but `plan` looks at knobs beside `fused_kernels`: plans of one mesh may share it.
 #[derive(Debug, Clone, Copy)]
@@ -153,8 +146,24 @@ pub(crate) struct Pricing<'a> {
     weight_bytes: f64,
     /// Weights in 8 bits or fewer.
     narrow: bool,
-    /// Kernels fused as Transformer Engine's are: what the plan says, else 8-bit training and Blackwell need it.
-    pub(super) fused: bool,
+    pub(super) practice: Practice,
+}
+
+/// Forward and weight-gradient time of the products that TP cuts by columns, whose inputs and input gradients TP exchanges.
+#[derive(Debug, Clone, Copy, Default)]
+struct Columns {
+    forward: f64,
+    weights: f64,
+}
+
+impl Columns {
+    /// Adds a product if TP cuts it by columns.
+    fn add(&mut self, column: bool, forward: f64, weights: f64) {
+        if column {
+            self.forward += forward;
+            self.weights += weights;
+        }
+    }
 }
 
 impl<'a> Pricing<'a> {
@@ -175,7 +184,7 @@ impl<'a> Pricing<'a> {
                 crate::job::Precision::Nvfp4 => 0.5625,
             },
             narrow,
-            fused: plan.knobs.fused_kernels.or(narrow || matches!(gpu.architecture, Architecture::Blackwell)),
+            practice: Practice::of(job, train, plan),
         }
     }
 
@@ -189,8 +198,14 @@ impl<'a> Pricing<'a> {
     }
 
     /// Turns to a plan of the same mesh.
-    pub(crate) const fn aim(&mut self, plan: &Plan) {
+    pub(crate) fn aim(&mut self, plan: &Plan) {
         self.plan = *plan;
+        self.practice = Practice::of(self.job, self.train, plan);
+    }
+
+    /// The software that is assumed of the plan.
+    pub(crate) const fn practice(&self) -> Practice {
+        self.practice
     }
 
     /// Layers of every kind, of a plan by itself.
@@ -226,14 +241,15 @@ impl<'a> Pricing<'a> {
         let mesh = &self.plan.mesh;
         let gpu = &self.job.cluster.gpu;
         let t = tokens(self.train, &self.plan);
-        let r = sp_degree(&self.plan);
-        let seq = f64::from(self.train.seq_len);
+        let r = self.practice.sp;
+        let hidden = f64::from(model.spec().hidden);
         let balance = self.train.moe_balance;
         let mut time = LayerTime::default();
 
         let mut up_projection = 0.0;
         let mut dense = 0.0;
         let mut experts = 0.0;
+        let mut columns = [Columns::default(); 2];
         let clock = sustained(gpu);
         ops::gemms(model, block, mesh, &mut |g| {
             let load = if g.part == Part::Experts { balance } else { 1.0 };
@@ -245,26 +261,36 @@ impl<'a> Pricing<'a> {
             } else {
                 self.plain.gemm(rows, g.n, g.k, g.count, 2.0) / clock
             };
+            // Training frameworks issue one product per expert.
+            let forward = forward + (g.count - 1.0).max(0.0) * OPERATOR;
             // Weight gradients are added to fp32 ones while the product runs.
             let weights = Blend::Fourth.join(forward, 8.0 * g.count * g.n * g.k / gpu.hbm.get());
             time.forward += forward;
             time.backward += forward + weights;
             time.weight_grads += weights;
+            // Products cut by rows lead back to the stream from a cut width.
+            let column = (g.n - hidden).abs() > 0.5 || (g.k - hidden).abs() < 0.5;
             match g.part {
                 Part::Experts => experts += forward,
-                Part::Dense => dense += forward,
-                Part::Attention => up_projection += forward,
+                Part::Dense => {
+                    dense += forward;
+                    columns[1].add(column, forward, weights);
+                }
+                Part::Attention => {
+                    up_projection += forward;
+                    columns[0].add(column, forward, weights);
+                }
                 Part::Router => {}
             }
         });
-        let core = compute::attention(gpu, t * ops::core_flop(block, mesh, seq), seq)
-            * attention_over_prefill(gpu, self.fused);
-        let light =
-            compute::elementwise(gpu, t * (ops::elementwise_bytes(model, block, mesh, r) + self.unfused(block)));
+        let (core, core_backward) = self.attention(block, t);
+        let bytes =
+            ops::elementwise_bytes(model, block, mesh, r) + self.practice.norm * f64::from(block.norms) * hidden / r;
+        let light = compute::elementwise(gpu, t * bytes);
         time.forward += core + light;
-        time.backward += ATTENTION_BACKWARD * core + 2.0 * light;
+        time.backward += core_backward + 2.0 * light;
 
-        let tp_forward = self.tensor_parallel(block, t, &mut time);
+        let tp_forward = self.tensor_parallel(block, t, &columns, &mut time);
         let ep_forward = self.expert_parallel(block, t, &mut time);
         if mesh.cp() > 1 {
             let kv = match block.mixer {
@@ -277,7 +303,7 @@ impl<'a> Pricing<'a> {
             };
             let hops = f64::from(mesh.cp() - 1);
             let hop = self.collective(self.groups.cp, Collective::SendRecv, t * kv);
-            time.cp = (hops * hop - core).max(hop) + (2.0 * hops * hop - ATTENTION_BACKWARD * core).max(hop);
+            time.cp = (hops * hop - core).max(hop) + (2.0 * hops * hop - core_backward).max(hop);
         }
         Bare { time, up_projection, dense, experts, core, light, tp_forward, ep_forward }
     }
@@ -315,19 +341,34 @@ impl<'a> Pricing<'a> {
         time
     }
 
-    /// Bytes per token that unfused norms move on top of fused ones. `LayerNorm` is one kernel in every framework.
-    fn unfused(&self, block: &Block) -> f64 {
-        match self.job.model.spec().norm {
-            Norm::Rms if !self.fused => {
-                let h = f64::from(self.job.model.spec().hidden);
-                UNFUSED_NORM * f64::from(block.norms) * h / sp_degree(&self.plan)
+    /// The attention core, forward and backward.
+    fn attention(&self, block: &Block, t: f64) -> (f64, f64) {
+        let gpu = &self.job.cluster.gpu;
+        let mesh = &self.plan.mesh;
+        let seq = f64::from(self.train.seq_len);
+        let flop = t * ops::core_flop(block, mesh, seq);
+        match (self.practice.attention, block.mixer) {
+            (Attention::Separate, Mixer::Gqa(a)) => {
+                let scores = t * seq * f64::from(a.heads) / f64::from(mesh.tp());
+                let core = compute::separate_attention(gpu, flop, scores);
+                (core, 2.0 * core)
             }
-            Norm::Rms | Norm::Layer => 0.0,
+            (Attention::Flash(percent), _) => {
+                let core = compute::attention(gpu, flop, seq) * f64::from(percent) / 100.0;
+                (core, ATTENTION_BACKWARD * core)
+            }
+            (Attention::Separate, _) => {
+                let core = compute::attention(gpu, flop, seq);
+                (core, ATTENTION_BACKWARD * core)
+            }
         }
     }
 
     /// TP's collectives of both passes into `time`; those of the forward pass are returned.
-    fn tensor_parallel(&self, block: &Block, t: f64, time: &mut LayerTime) -> f64 {
+    ///
+    /// In the backward pass the input is gathered again behind the data gradient, and the input's gradient is reduced behind the
+    /// weight gradient: Megatron's asynchronous linear layers, which nanotron and others took over.
+    fn tensor_parallel(&self, block: &Block, t: f64, columns: &[Columns; 2], time: &mut LayerTime) -> f64 {
         let knobs = &self.plan.knobs;
         if self.plan.mesh.tp() <= 1 {
             return 0.0;
@@ -335,20 +376,27 @@ impl<'a> Pricing<'a> {
         let stream = 2.0 * t * f64::from(self.job.model.spec().hidden);
         // One pass through TP for the mixer and one for a dense part; routed experts have their own exchange.
         let dense_part = block.mlp.dense.is_some() || block.mlp.moe.is_some_and(|m| m.shared_ffn > 0);
-        let passes = f64::from(u32::from(!matches!(block.mixer, Mixer::None {})) + u32::from(dense_part)) * TP_IN_STEP;
+        let passes = [(!matches!(block.mixer, Mixer::None {}), columns[0]), (dense_part, columns[1])];
         // The recipes of 8-bit training overlap TP through user buffers; half of it shows.
         let shown = if knobs.tp_overlap.or(self.narrow) { 0.5 } else { 1.0 };
-        if knobs.sequence_parallel {
+        let mut forward = 0.0;
+        let mut backward = 0.0;
+        if self.practice.sp > 1.0 {
             let gather = self.collective(self.groups.tp, Collective::AllGather, stream);
             let scatter = self.collective(self.groups.tp, Collective::ReduceScatter, stream);
-            // Backward gathers the inputs once more for the weight gradients.
-            time.tp = shown * passes * (3.0 * gather + 2.0 * scatter);
-            shown * passes * (gather + scatter)
+            for (_, column) in passes.iter().filter(|p| p.0) {
+                forward += gather + scatter;
+                backward += gather + exposed(gather, column.forward) + exposed(scatter, column.weights);
+            }
         } else {
             let reduce = self.collective(self.groups.tp, Collective::AllReduce, stream);
-            time.tp = shown * 2.0 * passes * reduce;
-            shown * passes * reduce
+            for (_, column) in passes.iter().filter(|p| p.0) {
+                forward += reduce;
+                backward += exposed(reduce, column.weights);
+            }
         }
+        time.tp = shown * (forward + backward);
+        shown * forward
     }
 
     /// EP's exchanges of both passes into `time`; those of the forward pass are returned.
@@ -358,7 +406,7 @@ impl<'a> Pricing<'a> {
         let hidden = f64::from(self.job.model.spec().hidden);
         let balance = self.train.moe_balance;
         let placed = self.groups.ep;
-        let sent = 2.0 * f64::from(moe.top_k) * (t / sp_degree(&self.plan)) * hidden * balance;
+        let sent = 2.0 * f64::from(moe.top_k) * (t / self.practice.sp) * hidden * balance;
         // Every copy of a token travels: the plain all-to-all that the launch files start, not DeepEP's one copy a node.
         let exchange = self.collective(placed, Collective::AllToAll, sent);
         let gathered = 2.0 * t * ops::routed_rows(moe.top_k, mesh) * hidden * balance;
@@ -379,7 +427,11 @@ impl<'a> Pricing<'a> {
 
     /// Lengthens the passes to what the host needs to issue them; the two overlap except near a tie.
     fn wait_for_host(&self, block: &Block, time: &mut LayerTime) {
-        let tp = if self.plan.mesh.tp() > 1 { HOST_TP } else { 0.0 };
+        let tp = match (self.plan.mesh.tp() > 1, self.practice.sp > 1.0) {
+            (false, _) => 0.0,
+            (true, false) => HOST_TP,
+            (true, true) => HOST_TP_SEQUENCE,
+        };
         let forward = ops::kernels(block) * OPERATORS_PER_KERNEL * OPERATOR + tp;
         let again = f64::from(u32::from(self.plan.knobs.recompute.whole_layers(1.0, 1) > 0.0));
         let host = forward * (1.0 + HOST_BACKWARD + again);

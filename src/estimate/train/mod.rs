@@ -3,6 +3,7 @@
 mod flops;
 mod layer;
 mod memory;
+mod practice;
 mod time;
 mod timeline;
 mod words;
@@ -11,8 +12,9 @@ pub use flops::Utilization;
 pub(crate) use layer::{Bare, Groups, LayerTime, LikeLayers, Pricing};
 pub(crate) use memory::Priced;
 pub use memory::{memory, stage_memory, stage_params};
+pub(crate) use practice::Practice;
 pub use time::{Step, forward_flop_per_token, step};
-pub(crate) use time::{step_floor, step_of};
+pub(crate) use time::{crowd, step_floor, step_of};
 pub use timeline::{Timeline, timeline};
 pub use words::formula;
 

@@ -1,15 +1,18 @@
 //! Where the time of a training step goes.
 
-use super::layer::{LayerTime, Pricing};
+use super::layer::{LayerTime, Pricing, exposed};
 use super::memory::rank_params;
-use super::{micro_batches, sp_degree, tokens};
+use super::practice::is_early;
+use super::{micro_batches, tokens};
 use crate::cluster::Collective;
 use crate::cost::compute;
 use crate::cost::memory as mem;
+use crate::cost::network::{self, Placed};
 use crate::cost::ops;
 use crate::cost::pipeline;
+use crate::cost::stack::Stack;
 use crate::cost::{TimeLedger, TimeTerm};
-use crate::estimate::Cut;
+use crate::estimate::{Cut, Memory};
 use crate::job::{Job, Train};
 use crate::mesh::{Convention, Mesh};
 use crate::model::Model;
@@ -62,17 +65,37 @@ pub fn forward_flop_per_token(model: &Model, seq: f64) -> f64 {
     flop
 }
 
-/// Bytes per logit that softmax, loss and their gradient move: a 16-bit copy in and a gradient out (4), and eight passes in fp32.
-const LOSS: f64 = 36.0;
+/// Bytes per logit that softmax, loss and their gradient move: a 16-bit copy in and a gradient out (4), and nine passes in fp32.
+const LOSS: f64 = 40.0;
 
 /// Bytes per parameter and micro-batch of adding 16-bit gradients to fp32 ones where the weight-gradient product does not.
 const ACCUMULATE: f64 = 10.0;
 
 /// Time of the optimizer over that of its ideal passes: unfused Adam, casts, and the norm's extra pass.
-const OPTIMIZER_PASSES: f64 = 1.8;
+const OPTIMIZER_PASSES: f64 = 2.0;
 
 /// Host time of one step outside its micro-batches: data, gradient norm, logging.
 const STEP: f64 = 5e-3;
+
+/// Time of a micro-batch whose allocations find no free block: `PyTorch`'s allocator gives back its whole cache and asks the driver
+/// again. nanotron's runs at the end of memory take .5 to 2 s a micro-batch more than the same layout with room.
+const RETRY: f64 = 0.5;
+
+/// Share of memory at which the first micro-batches wait, and at which all do.
+const CROWDED: (f64, f64) = (0.93, 0.98);
+
+/// Adds to a step what its memory costs it: near the end of memory frameworks on `PyTorch`'s own allocations wait for the driver.
+/// Megatron's fused buffers, FSDP's flat ones and the A100 runs at hand show nothing of the kind.
+pub(crate) fn crowd(step: &mut Step, job: &Job, train: &Train, convention: Convention, plan: &Plan, memory: &Memory) {
+    let stack = Stack::of(job, train.precision, convention, &plan.knobs);
+    if stack.fused || is_early(&job.cluster.gpu) || plan.knobs.zero >= 3 {
+        return;
+    }
+    let (from, to) = CROWDED;
+    let fill = memory.ledger.total() / memory.capacity.get();
+    let share = ((fill - from) / (to - from)).clamp(0.0, 1.0);
+    step.ledger.add(TimeTerm::Allocator, f64::from(micro_batches(train, plan)) * RETRY * share);
+}
 
 /// One optimiser step.
 ///
@@ -104,7 +127,7 @@ pub(super) fn step_by_stage(
     let gpu = &job.cluster.gpu;
 
     let t = tokens(train, plan);
-    let r = sp_degree(plan);
+    let r = pricing.practice.sp;
     let h = f64::from(model.spec().hidden);
     let vocab = mem::padded_vocab(model.spec().vocab, mesh.tp()) / f64::from(mesh.tp());
     let head = 3.0 * pricing.plain_gemm(t, vocab, h) + compute::elementwise(gpu, LOSS * t * vocab);
@@ -134,8 +157,9 @@ pub(super) fn step_by_stage(
     }
     let (mut pace, slowest_at, mut time) = slowest;
     let cut_by_plan = knobs.vpp > 1 || knobs.first_stage_layers > 0 || knobs.last_stage_layers > 0;
-    if mesh.pp() > 1 && !cut_by_plan && knobs.fused_kernels != Toggle::On {
-        // Who leaves the cut to the framework is taken to have it balance the head; Megatron, named by its kernels, cuts evenly.
+    if mesh.pp() > 1 && !cut_by_plan && !pricing.practice.early && knobs.fused_kernels != Toggle::On {
+        // Who leaves the cut to the framework is taken to have it balance the head; Megatron, named by its kernels, and the code of
+        // the A100's years cut evenly.
         let layer = (sum - head) / f64::from(model.layers().max(1))
             - hops * f64::from(mesh.pp()) / f64::from(model.layers().max(1));
         let best = pipeline::balanced(model.layers(), mesh.pp(), layer, head);
@@ -159,7 +183,7 @@ pub(super) fn step_by_stage(
     ledger.add(TimeTerm::PpBubble, pipeline::bubble(knobs.schedule, mesh.pp(), knobs.vpp, n, stages));
 
     let params = rank_params(model, mesh, slowest_at);
-    if n > 1 && !pricing.fused {
+    if n > 1 && !pricing.practice.fused {
         ledger.add(TimeTerm::Compute, micro * ACCUMULATE * (params.dense + params.routed) / gpu.hbm.get());
     }
     ledger.add(TimeTerm::Optimizer, STEP);
@@ -185,25 +209,32 @@ pub(crate) fn step_floor(pricing: &Pricing<'_>, kinds: &[LayerTime]) -> f64 {
     f64::from(micro_batches(train, plan)) * mean + fill
 }
 
+/// Parameters of one bucket of gradients or weights, each of which is a collective of its own: Megatron's 40 million.
+const BUCKET: f64 = 40e6;
+
 /// Gradient reduction and parameter gather that nothing hides.
 ///
 /// ZeRO-0 reduces gradients once a step; ZeRO-1 reduce-scatters them and gathers the updated weights, ZeRO-2 reduce-scatters every
-/// micro-batch; ZeRO-3 gathers and scatters every micro-batch. With overlap the reduction hides behind the last micro-batch's backward pass and the gather
-/// behind the first one's forward pass; one bucket always shows.
+/// micro-batch; ZeRO-3 gathers and scatters every micro-batch. With overlap the reduction hides behind the last micro-batch's backward
+/// pass and the gather behind the first one's forward pass.
 fn data_parallel(pricing: &Pricing<'_>, params: mem::RankParams, time: &LayerTime, micro: u32) -> f64 {
     let knobs = &pricing.plan.knobs;
     let grad = pricing.train.grad_dtype.bytes();
     let groups = [(params.dense, pricing.groups.dp_cp), (params.routed, pricing.groups.edp)];
     let total = |kind, bytes: f64| -> f64 {
-        groups.iter().map(|(count, placed)| pricing.collective(*placed, kind, count * bytes)).sum()
+        let group = |&(count, placed): &(f64, Placed)| {
+            let further = (count / BUCKET - 1.0).max(0.0);
+            pricing.collective(placed, kind, count * bytes)
+                + further * network::fixed(&pricing.job.cluster, placed, kind).get()
+        };
+        groups.iter().filter(|(count, _)| *count > 0.0).map(group).sum()
     };
-    // PyTorch's DDP and FSDP overlap by themselves; the distributed optimizers of Megatron, nanotron and InternEvo when asked.
-    let overlap = knobs.dp_overlap.or(knobs.zero == 0 || knobs.zero >= 3);
+    // PyTorch's DDP and FSDP overlap by themselves, DDP's hooks not under a pipeline's own backward passes; of the distributed optimizers
+    // DeepSpeed's and InternEvo's do, Megatron's and nanotron's when asked.
+    let usual = pricing.practice.early || knobs.zero >= 3 || (knobs.zero == 0 && pricing.plan.mesh.pp() == 1);
+    let overlap = knobs.dp_overlap.or(usual);
     let (forward, backward) = (time.forward, time.backward + time.recompute);
-    // The part that cannot overlap: the last bucket of the reduction, the first of the gather.
-    let shown = |traffic: f64, window: f64| {
-        if overlap { (traffic - window).max(traffic * 0.05) } else { traffic }
-    };
+    let shown = |traffic: f64, window: f64| if overlap { exposed(traffic, window) } else { traffic };
     match knobs.zero {
         0 => shown(total(Collective::AllReduce, grad), backward),
         // ZeRO-2 keeps no whole gradient to add up in: every micro-batch is reduced into the shards.
@@ -232,3 +263,7 @@ fn optimizer(hbm: f64, train: &Train, knobs: &Knobs, mesh: &Mesh, params: mem::R
     OPTIMIZER_PASSES * (bytes(params.dense, shards) + bytes(params.routed, expert_shards))
         / (compute::ELEMENTWISE * hbm)
 }
+
+#[cfg(test)]
+#[path = "time_tests.rs"]
+mod tests;

@@ -1,0 +1,51 @@
+//! Tests of a step's time: what its terms must do, not what they come to.
+
+use super::exposed;
+use crate::catalog;
+use crate::cost::TimeTerm;
+use crate::estimate::{Estimate, assess};
+use crate::job::{Job, Workload};
+use crate::mesh::Convention;
+use crate::plan::Draft;
+
+fn priced(gpus: u32, gpu: &str, model: &str, plan: &str) -> Estimate {
+    let train = crate::job::Train { seq_len: 4096, global_batch: 64, ..crate::job::Train::default() };
+    let cluster = catalog::cluster(&format!("{gpus}x{gpu}")).unwrap();
+    let job = Job::new(catalog::model(model).unwrap(), cluster, Workload::Train(train)).unwrap();
+    let draft = Draft::parse(plan, Convention::Megatron).unwrap();
+    assess(&job, None, &draft).estimate.unwrap()
+}
+
+fn seconds(gpus: u32, gpu: &str, model: &str, plan: &str) -> f64 {
+    priced(gpus, gpu, model, plan).step().unwrap().seconds().get()
+}
+
+#[test]
+fn hidden_traffic_still_costs_a_little() {
+    assert!(exposed(2.0, 0.0) >= 2.0);
+    assert!(exposed(2.0, 5.0) < 0.5 && exposed(2.0, 5.0) > 0.0);
+    assert!(exposed(3.0, 1.0) < 3.0 && exposed(3.0, 1.0) > 2.0);
+}
+
+#[test]
+fn older_code_cuts_the_stream_only_when_told() {
+    let model = "llama-2-70b";
+    let said = seconds(8, "a100", model, "tp8 dp1 mb1 sequence_parallel=true");
+    let unsaid = seconds(8, "a100", model, "tp8 dp1 mb1");
+    let off = seconds(8, "a100", model, "tp8 dp1 mb1 sequence_parallel=false");
+    assert!(said < unsaid, "{said} {unsaid}");
+    assert!((unsaid - off).abs() < 1e-9, "{unsaid} {off}");
+    // Named kernels speak for themselves.
+    let fused = seconds(8, "a100", model, "tp8 dp1 mb1 fused_kernels=true");
+    assert!(fused < said, "{fused} {said}");
+}
+
+#[test]
+fn a_plan_at_the_end_of_memory_waits_for_the_driver() {
+    let wait = |e: &Estimate| e.step().unwrap().ledger.get(TimeTerm::Allocator);
+    let full = priced(4, "h100", "llama-3-8b", "tp1 pp2 dp2 mb1");
+    let share = full.memory.ledger.total() / full.memory.capacity.get();
+    assert!(share > 0.98 && wait(&full) > 0.0, "{share}");
+    let roomy = priced(32, "h100", "llama-3-8b", "tp4 dp8 mb1");
+    assert!(wait(&roomy) <= 0.0);
+}
