@@ -110,8 +110,7 @@ pub fn estimate(job: &Job, convention: Convention, plan: &Plan) -> Estimate {
     let (memory, time) = match &job.workload {
         Workload::Train(train) => {
             let memory = train::memory(job, train, convention, plan);
-            let mut step = train::step(job, train, convention, plan);
-            train::crowd(&mut step, job, train, convention, plan, &memory);
+            let step = train::step_within(job, train, convention, plan, &memory);
             (memory, Time::Train(step))
         }
         Workload::Serve(serve) => {

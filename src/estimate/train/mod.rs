@@ -7,7 +7,7 @@ mod time;
 
 pub(crate) use layer::Groups;
 pub use memory::{memory, stage_memory, stage_params};
-pub(crate) use time::crowd;
+pub(crate) use time::step_within;
 pub use time::{Step, forward_flop_per_token, step};
 
 use crate::job::Train;
