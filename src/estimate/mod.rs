@@ -121,8 +121,7 @@ pub fn estimate(job: &Job, convention: Convention, plan: &Plan) -> Estimate {
     match &job.workload {
         Workload::Train(train) => {
             let memory = train::memory(job, train, convention, plan);
-            let mut step = train::step(job, train, convention, plan);
-            train::crowd(&mut step, job, train, convention, plan, &memory);
+            let step = train::step_within(job, train, convention, plan, &memory);
             Estimate::of_step(memory, step)
         }
         Workload::Serve(serve) => {

@@ -14,7 +14,7 @@ pub(crate) use memory::Priced;
 pub use memory::{memory, stage_memory, stage_params};
 pub(crate) use practice::Practice;
 pub use time::{Step, forward_flop_per_token, step};
-pub(crate) use time::{crowd, step_floor, step_of};
+pub(crate) use time::{crowd, step_floor, step_of, step_within};
 pub use timeline::{Timeline, timeline};
 pub use words::formula;
 

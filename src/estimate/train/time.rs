@@ -84,16 +84,39 @@ const RETRY: f64 = 0.5;
 /// Share of memory at which the first micro-batches wait, and at which all do.
 const CROWDED: (f64, f64) = (0.93, 0.98);
 
-/// Adds to a step what its memory costs it: near the end of memory frameworks on `PyTorch`'s own allocations wait for the driver.
-/// Megatron's fused buffers, FSDP's flat ones and the A100 runs at hand show nothing of the kind.
-pub(crate) fn crowd(step: &mut Step, job: &Job, train: &Train, convention: Convention, plan: &Plan, memory: &Memory) {
+/// Share of memory beyond which a plan cannot be what was assumed of its kernels: a whole source of Megatron runs on H100 needs 1.7
+/// to 2.3 times the memory by the count for `PyTorch`'s own operations, and ran.
+const BEYOND: f64 = 1.5;
+
+/// One optimiser step, as the plan's memory lets it run.
+///
+/// On `PyTorch`'s own allocations a plan near the end of memory waits for the driver. (Megatron's fused buffers, FSDP's flat ones and
+/// the A100 runs at hand show nothing of the kind.) One far beyond it could only run on fused kernels, and is priced on them; its
+/// memory stays what it is.
+pub(crate) fn step_within(job: &Job, train: &Train, convention: Convention, plan: &Plan, memory: &Memory) -> Step {
+    let fill = memory.ledger.total() / memory.capacity.get();
+    if fill > BEYOND && is_crowded(job, train, convention, plan) && plan.knobs.fused_kernels == Toggle::Default {
+        let knobs = Knobs { fused_kernels: Toggle::On, ..plan.knobs };
+        return step(job, train, convention, &Plan { knobs, ..*plan });
+    }
+    let mut step = step(job, train, convention, plan);
+    crowd(&mut step, job, train, convention, plan, memory);
+    step
+}
+
+/// Whether a plan's software takes its memory piece by piece from the allocator.
+fn is_crowded(job: &Job, train: &Train, convention: Convention, plan: &Plan) -> bool {
     let stack = Stack::of(job, train.precision, convention, &plan.knobs);
-    if stack.fused || is_early(&job.cluster.gpu) || plan.knobs.zero >= 3 {
+    !stack.fused && !is_early(&job.cluster.gpu) && plan.knobs.zero < 3
+}
+
+/// Adds to the step of a plan that may fit what its memory costs it.
+pub(crate) fn crowd(step: &mut Step, job: &Job, train: &Train, convention: Convention, plan: &Plan, memory: &Memory) {
+    if !is_crowded(job, train, convention, plan) {
         return;
     }
     let (from, to) = CROWDED;
-    let fill = memory.ledger.total() / memory.capacity.get();
-    let share = ((fill - from) / (to - from)).clamp(0.0, 1.0);
+    let share = ((memory.ledger.total() / memory.capacity.get() - from) / (to - from)).clamp(0.0, 1.0);
     step.ledger.add(TimeTerm::Allocator, f64::from(micro_batches(train, plan)) * RETRY * share);
 }
 

@@ -49,3 +49,14 @@ fn a_plan_at_the_end_of_memory_waits_for_the_driver() {
     let roomy = priced(32, "h100", "llama-3-8b", "tp4 dp8 mb1");
     assert!(wait(&roomy) <= 0.0);
 }
+
+#[test]
+fn a_plan_far_beyond_memory_is_priced_on_the_kernels_it_could_run_on() {
+    let plan = "tp1 pp1 dp2 mb2";
+    let unsaid = priced(2, "h100", "llama-3-8b", plan);
+    assert!(unsaid.memory.ledger.total() > 1.5 * unsaid.memory.capacity.get());
+    let fused = seconds(2, "h100", "llama-3-8b", &format!("{plan} fused_kernels=true"));
+    assert!((unsaid.step().unwrap().seconds().get() - fused).abs() < 1e-9);
+    let own = seconds(2, "h100", "llama-3-8b", &format!("{plan} fused_kernels=false"));
+    assert!(own > fused);
+}
