@@ -3,6 +3,7 @@
 //! Datasheet facts (peaks, bandwidths) and efficiencies (what kernels really reach) are separate records with separate
 //! sources. The scale-up domain (NVLink) is not the node: GB200 NVL72 has 4 GPUs a node and 72 in a domain.
 
+use crate::model::WeightFormat;
 use crate::units::{Bytes, BytesPerSec, FlopPerSec, Seconds, UsdPerHour};
 use std::fmt;
 
@@ -202,6 +203,71 @@ pub struct MoeFit {
     pub permute: f64,
 }
 
+impl MoeFit {
+    /// The curve of a format without one of its own: no tiles, half of the passes divided by EP.
+    #[must_use]
+    pub const fn of(self, format: WeightFormat) -> ExpertFit {
+        let Self { t0, compute, memory, permute } = self;
+        let (maker, median_error) = (ExpertMaker::Vllm, 0.3);
+        ExpertFit { maker, format, t0, compute, memory, permute, spread: 0.5, rows: 1.0, median_error }
+    }
+}
+
+/// Who wrote a fused expert kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExpertMaker {
+    /// vLLM.
+    Vllm,
+    /// SGLang.
+    Sglang,
+    /// TensorRT-LLM.
+    Trtllm,
+}
+
+impl ExpertMaker {
+    /// Every maker.
+    pub const ALL: [Self; 3] = [Self::Vllm, Self::Sglang, Self::Trtllm];
+
+    /// The name in files.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Vllm => "vllm",
+            Self::Sglang => "sglang",
+            Self::Trtllm => "trtllm",
+        }
+    }
+}
+
+/// A fused expert kernel of one engine and weight format, for `T` tokens, `k` experts a token, hidden width `H`, and `I` the
+/// width of an expert on this rank:
+///
+/// ```text
+/// t = t0 + hypot(2 W max(T k / EP, rows * hit) / (compute * peak), hit W bytes / (memory * HBM))
+///   + permute * T k (4H + 6I) (1 - spread + spread / EP) / HBM,      W = 3 H I
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ExpertFit {
+    /// Whose kernel.
+    pub maker: ExpertMaker,
+    /// Format of the weights.
+    pub format: WeightFormat,
+    /// Fixed time: routing, sorting, several launches.
+    pub t0: Seconds,
+    /// Share of the peak of the format's GEMM kind.
+    pub compute: f64,
+    /// Share of the memory bandwidth.
+    pub memory: f64,
+    /// Passes over the permuted activations.
+    pub permute: f64,
+    /// Share of those passes that EP divides.
+    pub spread: f64,
+    /// Rows an expert that is hit computes at least: its tile.
+    pub rows: f64,
+    /// Median relative error of the fit.
+    pub median_error: f64,
+}
+
 /// A fitted collective: `t = alpha + bytes * factor / bus`, bus bandwidth as nccl-tests counts it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CollectiveFit {
@@ -266,8 +332,10 @@ pub struct Efficiency {
     pub prefill_attention: AttentionFit,
     /// Attention of decode.
     pub decode_attention: DecodeFit,
-    /// Fused experts.
+    /// Fused experts, where no engine's kernel is measured for a format.
     pub moe: MoeFit,
+    /// Fused experts by engine and format.
+    pub experts: Vec<ExpertFit>,
     /// The engines' own all-reduce for small messages inside a node; empty when there is none.
     pub custom_all_reduce: Vec<CollectiveFit>,
     /// NCCL inside the scale-up domain, by [`Collective`] (send/recv has none).
@@ -279,6 +347,27 @@ pub struct Efficiency {
 }
 
 impl Efficiency {
+    /// The expert kernel of an engine for a format: its own, else another engine's, else the other 8-bit format's.
+    #[must_use]
+    pub fn experts(&self, maker: ExpertMaker, format: WeightFormat) -> Option<ExpertFit> {
+        let formats: &[WeightFormat] = match format {
+            WeightFormat::Fp32 | WeightFormat::Bf16 | WeightFormat::Fp16 => &[WeightFormat::Bf16],
+            WeightFormat::Fp8 => &[WeightFormat::Fp8, WeightFormat::Fp8Block],
+            WeightFormat::Fp8Block => &[WeightFormat::Fp8Block, WeightFormat::Fp8],
+            WeightFormat::Int8 => &[WeightFormat::Fp8Block, WeightFormat::Fp8],
+            WeightFormat::Int4 => &[WeightFormat::Int4],
+            WeightFormat::Nvfp4 => &[WeightFormat::Nvfp4],
+            WeightFormat::Mxfp4 => &[WeightFormat::Mxfp4],
+        };
+        let of = |format: WeightFormat, maker: Option<ExpertMaker>| {
+            self.experts.iter().find(|e| e.format == format && maker.is_none_or(|m| m == e.maker)).copied()
+        };
+        formats
+            .iter()
+            .find_map(|f| of(*f, Some(maker)))
+            .or_else(|| formats.iter().find_map(|f| of(*f, Some(ExpertMaker::Sglang)).or_else(|| of(*f, None))))
+    }
+
     /// The curve of a kind of GEMM; formats without one use the nearest wider one's shares of their own peak.
     #[must_use]
     pub fn gemm(&self, kind: GemmKind) -> KernelFit {

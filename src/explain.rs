@@ -53,7 +53,7 @@ pub fn reason(job: &Job, convention: Convention, plan: &Plan, estimate: &Estimat
             if share >= 0.03 {
                 parts.push(format!("others' prefill {:.0}%", share * 100.0));
             }
-            if service.concurrency + 0.5 < job.serve().map_or(0.0, |s| f64::from(s.concurrency)) {
+            if service.concurrency + 0.5 < f64::from(estimate.load.concurrency) {
                 parts.push("KV cache limits the load".to_owned());
             }
         }

@@ -1,7 +1,8 @@
 //! A job: the model, the cluster and the workload, checked once so that nothing later can be inconsistent.
 
-use crate::cluster::{Cluster, Dtype, GemmKind};
-use crate::model::{Model, Quant};
+use crate::cluster::{Architecture, Cluster, Dtype, GemmKind, Gpu};
+use crate::lengths::Spread;
+use crate::model::{Model, Quant, WeightFormat};
 use crate::units::Seconds;
 use std::fmt;
 
@@ -130,6 +131,17 @@ pub enum KvFormat {
 }
 
 impl KvFormat {
+    /// What deployments keep the cache in when nobody says: 8 bits for quantised checkpoints on Blackwell, whose attention kernels
+    /// read them at full speed, and for `TensorRT-LLM`'s 8-bit and nvfp4 checkpoints, which carry the scales; 16 bits else.
+    ///
+    /// Assumed: published recipes do so; the engines' own default is the model's 16 bits.
+    #[must_use]
+    pub fn usual(gpu: &Gpu, quant: Quant, trtllm: bool) -> Self {
+        let narrow = quant.format.bytes() < 2.0;
+        let scaled = matches!(quant.format, WeightFormat::Fp8 | WeightFormat::Fp8Block | WeightFormat::Nvfp4);
+        if narrow && gpu.architecture == Architecture::Blackwell || trtllm && scaled { Self::Fp8 } else { Self::Bf16 }
+    }
+
     /// Every format.
     pub const ALL: [Self; 2] = [Self::Bf16, Self::Fp8];
 
@@ -152,6 +164,38 @@ impl KvFormat {
     }
 }
 
+/// A release of an engine: its first three numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Release(pub u32, pub u32, pub u32);
+
+impl Release {
+    /// Newer than any number.
+    pub const NIGHTLY: Self = Self(u32::MAX, 0, 0);
+
+    /// Reads a version as engines write it (`0.19.0`, `v1.2.0rc6.post2`, `nightly-dev-20260216`); `None` when it tells no release.
+    ///
+    /// ```
+    /// # use meshwright::job::Release;
+    /// assert_eq!(Release::read("v1.2.0rc6.post2"), Some(Release(1, 2, 0)));
+    /// assert_eq!(Release::read("nightly-dev"), Some(Release::NIGHTLY));
+    /// assert_eq!(Release::read("gpt-oss-dev"), None);
+    /// ```
+    #[must_use]
+    pub fn read(version: &str) -> Option<Self> {
+        let version = version.trim().trim_start_matches('v');
+        if version.to_ascii_lowercase().starts_with("nightly") {
+            return Some(Self::NIGHTLY);
+        }
+        let mut numbers = version.split('.').map(|part| {
+            let digits: &str = &part[..part.find(|c: char| !c.is_ascii_digit()).unwrap_or(part.len())];
+            digits.parse::<u32>().ok()
+        });
+        let major = numbers.next().flatten()?;
+        let minor = numbers.next().flatten()?;
+        Some(Self(major, minor, numbers.next().flatten().unwrap_or(0)))
+    }
+}
+
 /// How requests arrive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Arrivals {
@@ -159,11 +203,13 @@ pub enum Arrivals {
     Steady,
     /// A closed loop that starts with all requests at once and sends ten times the concurrency.
     Burst10x,
+    /// An open loop: independent requests at random times, as many a second as the load says.
+    Poisson,
 }
 
 impl Arrivals {
     /// Every pattern.
-    pub const ALL: [Self; 2] = [Self::Steady, Self::Burst10x];
+    pub const ALL: [Self; 3] = [Self::Steady, Self::Burst10x, Self::Poisson];
 
     /// The name in files and flags.
     #[must_use]
@@ -171,6 +217,51 @@ impl Arrivals {
         match self {
             Self::Steady => "steady",
             Self::Burst10x => "burst10x",
+            Self::Poisson => "poisson",
+        }
+    }
+}
+
+/// How much is asked of a deployment.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Load {
+    /// So many requests in flight: [`Serve::concurrency`].
+    InFlight,
+    /// As many in flight as the targets and the KV cache allow, plan by plan.
+    Most,
+    /// So many requests a second, all GPUs together; how many are in flight follows plan by plan.
+    Rate(f64),
+}
+
+/// What of a latency a target holds for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Percentile {
+    /// The mean.
+    #[default]
+    Mean,
+    /// The median.
+    P50,
+    /// Nine requests of ten.
+    P90,
+    /// Nineteen of twenty.
+    P95,
+    /// Ninety-nine of a hundred.
+    P99,
+}
+
+impl Percentile {
+    /// Every one.
+    pub const ALL: [Self; 5] = [Self::Mean, Self::P50, Self::P90, Self::P95, Self::P99];
+
+    /// The name in files and flags.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Mean => "mean",
+            Self::P50 => "p50",
+            Self::P90 => "p90",
+            Self::P95 => "p95",
+            Self::P99 => "p99",
         }
     }
 }
@@ -184,6 +275,12 @@ pub struct Serve {
     pub osl: u32,
     /// Requests in flight on the whole plan.
     pub concurrency: u32,
+    /// Whether that is the load, or a rate or the targets set it.
+    pub load: Load,
+    /// How far the input lengths spread; `isl` is their mean.
+    pub isl_spread: Spread,
+    /// How far the output lengths spread; `osl` is their mean.
+    pub osl_spread: Spread,
     /// Weight format and its reach.
     pub quant: Quant,
     /// KV cache format.
@@ -194,11 +291,26 @@ pub struct Serve {
     pub ttft: Option<Seconds>,
     /// Target of the time per further token.
     pub tpot: Option<Seconds>,
+    /// What of the latencies the targets hold for.
+    pub percentile: Percentile,
+    /// Speculative tokens that every decode step drafts and checks; 0: none.
+    pub mtp: u32,
+    /// Probability that a drafted token is taken, if all before it were.
+    pub mtp_acceptance: f64,
     /// Share of input tokens found in the prefix cache.
     pub prefix_hit: f64,
     /// Share of the GPU's memory the engine may take; its own default when absent.
     pub memory_fraction: Option<f64>,
+    /// The engine's release, when the job names one.
+    pub release: Option<Release>,
 }
+
+/// How often a drafted token is taken unless said. Assumed: DeepSeek-V3's report gives .85 to .9 for its second token, and later ones
+/// are taken less often.
+pub const MTP_ACCEPTANCE: f64 = 0.8;
+
+/// The most tokens a step may draft.
+const MOST_MTP: u32 = 16;
 
 impl Serve {
     /// 64 requests of 4096 tokens in and 1024 out, in a steady loop, with the given weights.
@@ -208,13 +320,20 @@ impl Serve {
             isl: 4096,
             osl: 1024,
             concurrency: 64,
+            load: Load::InFlight,
+            isl_spread: Spread { cv2: 0.0, p95: 0 },
+            osl_spread: Spread { cv2: 0.0, p95: 0 },
             quant,
             kv_cache: KvFormat::Bf16,
             arrivals: Arrivals::Steady,
             ttft: None,
             tpot: None,
+            percentile: Percentile::Mean,
+            mtp: 0,
+            mtp_acceptance: MTP_ACCEPTANCE,
             prefix_hit: 0.0,
             memory_fraction: None,
+            release: None,
         }
     }
 }
@@ -258,6 +377,9 @@ impl fmt::Display for JobError {
 
 impl std::error::Error for JobError {}
 
+/// Most requests a second a job may ask for; its inverse is the fewest.
+const MOST_RATE: f64 = 1e6;
+
 /// Most GPUs a job may have; keeps products inside `u32` and enumerations finite.
 pub const MOST_GPUS: u32 = 1 << 20;
 
@@ -293,9 +415,20 @@ impl Job {
                 if !(0.0..=1.0).contains(&s.prefix_hit) {
                     return refuse("prefix_hit", s.prefix_hit.to_string(), "a share from 0 to 1".into());
                 }
+                if s.mtp > MOST_MTP {
+                    return refuse("mtp", s.mtp.to_string(), format!("0 (none) to {MOST_MTP} drafted tokens"));
+                }
+                if !(0.0..=1.0).contains(&s.mtp_acceptance) {
+                    return refuse("mtp_acceptance", s.mtp_acceptance.to_string(), "a share from 0 to 1".into());
+                }
                 if s.memory_fraction.is_some_and(|m| !(0.05..=1.0).contains(&m)) {
                     let value = s.memory_fraction.unwrap_or_default().to_string();
                     return refuse("memory_fraction", value, "a share from 0.05 to 1".into());
+                }
+                if let Load::Rate(rate) = s.load
+                    && !(MOST_RATE.recip()..=MOST_RATE).contains(&rate)
+                {
+                    return refuse("rate", rate.to_string(), "requests a second, from 1e-6 to 1e6".into());
                 }
                 let span = u64::from(s.isl) + u64::from(s.osl);
                 if span > u64::from(model.spec().max_positions) {

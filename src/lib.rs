@@ -46,6 +46,8 @@ pub mod model;
 
 pub mod cluster;
 
+pub mod lengths;
+
 pub mod job;
 
 pub mod mesh;
@@ -66,6 +68,7 @@ pub mod rank;
 
 pub mod search;
 
+pub mod goal;
 pub mod robust;
 
 pub mod claim;

@@ -77,6 +77,19 @@ pub fn dollars_per_million(job: &Job, plan: &Plan, estimate: &Estimate) -> Optio
     Some(price * f64::from(plan.mesh.world()) / 3600.0 / estimate.tokens_per_s(job) * 1e6)
 }
 
+/// Dollars per million input and per million output tokens of a service, when the GPU has a price.
+///
+/// What a request costs is split by the GPU time its two parts keep busy: the prefill is the price of the input, cached or not, the
+/// decode steps, shared among all that are in flight, that of the output. Idle time is paid for in the same shares.
+#[must_use]
+pub fn dollars_in_and_out(job: &Job, plan: &Plan, estimate: &Estimate) -> Option<(f64, f64)> {
+    let price = job.cluster.gpu.price?.get();
+    let serve = job.serve()?;
+    let request = price * f64::from(plan.mesh.world()) / 3600.0 / estimate.load.requests_per_s;
+    let share = estimate.load.prefill_share;
+    Some((request * share / f64::from(serve.isl) * 1e6, request * (1.0 - share) / f64::from(serve.osl) * 1e6))
+}
+
 /// Plans closer than this to the best are called ties: two layouts of one job share most of the model's error, and published
 /// repeats of one run differ by as much.
 pub const TIE: f64 = 0.03;

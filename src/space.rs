@@ -33,6 +33,8 @@ pub struct Bounds {
     pub pp: Vec<u32>,
     /// DP of the convention in force.
     pub dp: Vec<u32>,
+    /// Serving replicas.
+    pub replicas: Vec<u32>,
     /// Micro-batch.
     pub micro_batch: Vec<u32>,
     /// Virtual chunks.
@@ -300,6 +302,7 @@ fn meshes(job: &Job, options: &SpaceOptions, gpus: u32, out: &mut Vec<(Mesh, u32
             && allowed(&b.ep, mesh.ep())
             && allowed(&b.etp, mesh.etp())
             && allowed(&b.dp, dp)
+            && allowed(&b.replicas, replicas)
         {
             out.push((mesh, replicas));
         }

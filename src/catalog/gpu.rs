@@ -2,10 +2,11 @@
 
 use super::read;
 use crate::cluster::{
-    Architecture, AttentionFit, Basis, Blend, Collective, CollectiveFit, DecodeFit, Dtype, Efficiency, GemmKind, Gpu,
-    KernelFit, LinkKind, MoeFit, ScaleUp,
+    Architecture, AttentionFit, Basis, Blend, Collective, CollectiveFit, DecodeFit, Dtype, Efficiency, ExpertFit,
+    ExpertMaker, GemmKind, Gpu, KernelFit, LinkKind, MoeFit, ScaleUp,
 };
 use crate::error::{Error, Locate, Result};
+use crate::model::WeightFormat;
 use crate::units::{Bytes, BytesPerSec, FlopPerSec, Seconds, UsdPerHour};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -74,6 +75,8 @@ struct EfficiencyFile {
     decode_attention: DecodeFile,
     moe: MoeFile,
     #[serde(default)]
+    experts: BTreeMap<String, BTreeMap<String, ExpertFile>>,
+    #[serde(default)]
     custom_all_reduce: BTreeMap<u32, BusFile>,
     collectives: BTreeMap<String, BTreeMap<u32, LinkFile>>,
 }
@@ -114,6 +117,18 @@ struct MoeFile {
     compute: f64,
     memory: f64,
     permute: f64,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ExpertFile {
+    t0: String,
+    compute: f64,
+    memory: f64,
+    permute: f64,
+    spread: f64,
+    rows: f64,
+    median_error: f64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -323,11 +338,45 @@ impl EfficiencyFile {
                 memory: share("moe.memory", moe.memory)?,
                 permute: within(origin, "efficiency.moe.permute".into(), moe.permute, 100.0)?,
             },
+            experts: self.experts(origin)?,
             custom_all_reduce: custom.collect::<Result<_>>()?,
             collectives,
             source: self.source.clone(),
             basis: basis_of(origin, "efficiency.basis", &self.basis)?,
         })
+    }
+}
+
+impl EfficiencyFile {
+    /// The fused expert kernels, by engine and format.
+    fn experts(&self, origin: &str) -> Result<Vec<ExpertFit>> {
+        let mut all = Vec::new();
+        for (engine, formats) in &self.experts {
+            let maker = word(origin, "efficiency.experts", engine, &ExpertMaker::ALL, ExpertMaker::name)?;
+            for (format, fit) in formats {
+                let at = format!("efficiency.experts.{engine}.{format}");
+                let key = |name: &str| format!("{at}.{name}");
+                if !(0.0..=1.0).contains(&fit.median_error) {
+                    return Err(Error::invalid(origin, key("median_error"), fit.median_error, "a share from 0 to 1"));
+                }
+                if !(0.0..=1.0).contains(&fit.spread) {
+                    return Err(Error::invalid(origin, key("spread"), fit.spread, "a share from 0 to 1"));
+                }
+                all.push(ExpertFit {
+                    maker,
+                    format: word(origin, &at, format, &WeightFormat::ALL, WeightFormat::name)?,
+                    t0: seconds(origin, &key("t0"), &fit.t0)?,
+                    // Weight-only formats may compute in a faster one than the 16-bit peak they are measured against.
+                    compute: within(origin, key("compute"), fit.compute, 4.0)?,
+                    memory: within(origin, key("memory"), fit.memory, 2.0)?,
+                    permute: within(origin, key("permute"), fit.permute, 100.0)?,
+                    spread: fit.spread,
+                    rows: within(origin, key("rows"), fit.rows, 1024.0)?,
+                    median_error: fit.median_error,
+                });
+            }
+        }
+        Ok(all)
     }
 }
 

@@ -71,22 +71,26 @@ pub(crate) struct TrainArgs {
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Serving")]
 pub(crate) struct ServeArgs {
-    /// Input tokens of a request (default: 4096).
-    #[arg(long)]
-    isl: Option<u32>,
-    /// Output tokens of a request (default: 1024).
-    #[arg(long)]
-    osl: Option<u32>,
-    /// Requests in flight on the whole plan (default: 64).
+    /// Input tokens of a request: a number, `mean,p50,p95`, or a file of lines `tokens,count` (default: 4096).
+    #[arg(long, value_name = "TOKENS")]
+    isl: Option<String>,
+    /// Output tokens of a request, likewise (default: 1024).
+    #[arg(long, value_name = "TOKENS")]
+    osl: Option<String>,
+    /// Requests in flight on the whole plan (default: 64; with --ttft or --tpot as many as meet them).
     #[arg(long)]
     concurrency: Option<u32>,
+    /// Requests a second, all GPUs together, instead of --concurrency; `plan` then looks for the fewest GPUs.
+    #[arg(long, value_name = "REQUESTS/S")]
+    rate: Option<f64>,
     /// bf16, fp8, int8, int4, nvfp4, mxfp4 (default: the checkpoint's own).
     #[arg(long)]
     weights: Option<String>,
     /// bf16 or fp8 (default: bf16).
     #[arg(long)]
     kv_cache: Option<String>,
-    /// steady, or burst10x: all requests at once, ten times the concurrency in all (default: steady).
+    /// steady; burst10x: all requests at once, ten times the concurrency in all; poisson: independent requests at random times
+    /// (default: steady, with --rate poisson).
     #[arg(long)]
     arrivals: Option<String>,
     /// Longest time to the first token, in milliseconds.
@@ -95,6 +99,15 @@ pub(crate) struct ServeArgs {
     /// Longest time per further token, in milliseconds.
     #[arg(long, alias = "tpot", value_name = "MS")]
     tpot_ms: Option<f64>,
+    /// What of the latencies the targets hold for: mean, p50, p90, p95 or p99 (default: mean).
+    #[arg(long, value_name = "WHICH")]
+    percentile: Option<String>,
+    /// Speculative tokens (multi-token prediction) that every decode step drafts and checks, 0 to 16 (default: 0).
+    #[arg(long, value_name = "TOKENS")]
+    mtp: Option<u32>,
+    /// How often a drafted token is taken if all before it were, 0 to 1 (default: 0.8, a guess).
+    #[arg(long, value_name = "SHARE")]
+    mtp_acceptance: Option<f64>,
     /// Share of the input found in the prefix cache (default: 0).
     #[arg(long)]
     prefix_hit: Option<f64>,
@@ -183,9 +196,13 @@ impl ServeArgs {
             || self.concurrency.is_some()
             || self.weights.is_some()
             || self.kv_cache.is_some()
+            || self.rate.is_some()
+            || self.percentile.is_some()
             || self.arrivals.is_some()
             || self.ttft_ms.is_some()
             || self.tpot_ms.is_some()
+            || self.mtp.is_some()
+            || self.mtp_acceptance.is_some()
             || self.prefix_hit.is_some()
             || self.memory_fraction.is_some()
             || self.engine_version.is_some()
@@ -193,14 +210,19 @@ impl ServeArgs {
 
     fn over(&self, base: ServeFile) -> ServeFile {
         ServeFile {
-            isl: self.isl.or(base.isl),
-            osl: self.osl.or(base.osl),
-            concurrency: self.concurrency.or(base.concurrency),
+            isl: self.isl.clone().map(Value::String).or(base.isl),
+            osl: self.osl.clone().map(Value::String).or(base.osl),
+            // A flag for the one wins over the file's other.
+            concurrency: self.concurrency.or(base.concurrency.filter(|_| self.rate.is_none())),
+            rate: self.rate.or(base.rate.filter(|_| self.concurrency.is_none())),
+            percentile: self.percentile.clone().or(base.percentile),
             weights: self.weights.clone().or(base.weights),
             kv_cache: self.kv_cache.clone().or(base.kv_cache),
             arrivals: self.arrivals.clone().or(base.arrivals),
             ttft_ms: self.ttft_ms.or(base.ttft_ms),
             tpot_ms: self.tpot_ms.or(base.tpot_ms),
+            mtp: self.mtp.or(base.mtp),
+            mtp_acceptance: self.mtp_acceptance.or(base.mtp_acceptance),
             prefix_hit: self.prefix_hit.or(base.prefix_hit),
             memory_fraction: self.memory_fraction.or(base.memory_fraction),
             engine_version: self.engine_version.clone().or(base.engine_version),
@@ -224,6 +246,9 @@ pub(crate) struct SpaceArgs {
     /// Data parallel degrees, in the convention in force.
     #[arg(long)]
     dp: Option<String>,
+    /// Serving replicas, independent of each other.
+    #[arg(long)]
+    replicas: Option<String>,
     /// Context parallel degrees.
     #[arg(long)]
     cp: Option<String>,
@@ -300,6 +325,7 @@ impl SpaceArgs {
                 etp: list("--etp", &self.etp)?,
                 pp: list("--pp", &self.pp)?,
                 dp: list("--dp", &self.dp)?,
+                replicas: list("--replicas", &self.replicas)?,
                 micro_batch: list("--micro-batch", &self.micro_batch)?,
                 vpp: list("--vpp", &self.vpp)?,
                 recompute,

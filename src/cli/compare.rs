@@ -2,13 +2,17 @@
 
 use super::args::{JobArgs, OutputArgs};
 use super::{Verdict, out};
+use crate::cluster::Collective;
 use crate::cost::network::Tier;
 use crate::cost::{MemoryTerm, Term, TimeTerm};
 use crate::error::{Error, Locate, Result};
+use crate::estimate::serve::Latency;
 use crate::estimate::traffic::traffic;
-use crate::estimate::{Assessment, Time, assess};
+use crate::estimate::{Assessment, Time, assess, estimate};
 use crate::export::{Format, SCHEMA, banded, bands, grouped, json, text};
 use crate::import::job::ReadJob;
+use crate::job::{Arrivals, Load, Percentile};
+use crate::mesh::Convention;
 use crate::plan::{Draft, Purpose};
 use crate::units::{Bytes, Seconds};
 use clap::Args;
@@ -28,6 +32,8 @@ pub(super) struct CompareArgs {
 
 struct Compared {
     name: String,
+    /// The convention it was read in: the job's, or Megatron's, which can say both grids.
+    convention: Convention,
     assessment: Assessment,
 }
 
@@ -48,7 +54,8 @@ pub(super) fn run(args: &CompareArgs) -> Result<Verdict> {
     let mut all = Vec::new();
     for name in &args.plans {
         let draft = shorthand(&read, name)?;
-        all.push(Compared { name: name.clone(), assessment: assess(&read.job, read.framework, &draft) });
+        let assessment = assess(&read.job, read.framework, &draft);
+        all.push(Compared { name: name.clone(), convention: draft.convention, assessment });
     }
     let text = match format {
         Format::Json => {
@@ -57,7 +64,7 @@ pub(super) fn run(args: &CompareArgs) -> Result<Verdict> {
                 .map(|c| {
                     json::result(
                         &read.job,
-                        read.convention,
+                        c.convention,
                         read.framework,
                         Some(&c.name.clone().into()),
                         &c.assessment,
@@ -71,6 +78,7 @@ pub(super) fn run(args: &CompareArgs) -> Result<Verdict> {
                 "convention": read.convention.name(),
                 "results": results,
                 "differences": differences(&read, &all),
+                "leads": leads_json(&read, &all),
             });
             out::pretty(&value)
         }
@@ -88,12 +96,13 @@ pub(super) fn run(args: &CompareArgs) -> Result<Verdict> {
     Ok(Verdict::of(all.iter().all(|c| c.assessment.resolution.rejections.is_empty())))
 }
 
-/// A plan as people name it: `dp16+ep16` says that EP lies over DP, which in the product convention is one factor of 16.
+/// A plan as people name it: `dp16+ep16` says that EP lies over DP, which in the product convention is one factor of 16;
+/// `tp8+ep16` that EP lies over all ranks of a stage, attention cut by TP and data parallel for the rest: both grids.
 fn shorthand(read: &ReadJob, name: &str) -> Result<Draft> {
     let plain = name.replace('+', " ");
     let mut draft = Draft::parse(&plain, read.convention).at("plan")?;
     if name.contains('+')
-        && read.convention == crate::mesh::Convention::Product
+        && read.convention == Convention::Product
         && let (Some(dp), Some(ep)) = (draft.dp, draft.ep)
     {
         if !dp.is_multiple_of(ep) && !ep.is_multiple_of(dp) {
@@ -101,8 +110,36 @@ fn shorthand(read: &ReadJob, name: &str) -> Result<Draft> {
             return Err(Error::invalid("plan", "dp+ep", name, allowed));
         }
         draft.dp = Some((dp / ep).max(1));
+    } else if name.contains('+')
+        && read.convention == Convention::Product
+        && let (None, Some(ep), Some(tp)) = (draft.dp, draft.ep, draft.tp)
+        && draft.etp.is_none()
+    {
+        let (gpus, pp) = (read.job.gpus(), draft.pp.unwrap_or(1).max(1));
+        let (attention, experts) = (tp.saturating_mul(pp).max(1), ep.saturating_mul(pp).max(1));
+        if !gpus.is_multiple_of(attention) || !gpus.is_multiple_of(experts) {
+            let allowed = format!("TP*PP and EP*PP that divide the {gpus} GPUs where `+` lays EP over TP");
+            return Err(Error::invalid("plan", "tp+ep", name, allowed));
+        }
+        (draft.convention, draft.dp, draft.etp) = (Convention::Megatron, Some(gpus / attention), Some(1));
+        // Expert copies that attention is not split over are whole replicas.
+        draft.knobs.replicas = gcd(gpus / experts, gpus / attention);
     }
     Ok(draft)
+}
+
+/// Who leads from how many requests in flight on; null for training.
+fn leads_json(read: &ReadJob, all: &[Compared]) -> serde_json::Value {
+    if read.job.serve().is_none() {
+        return serde_json::Value::Null;
+    }
+    let fitting: Vec<&Compared> = all.iter().filter(|c| c.assessment.resolution.rejections.is_empty()).collect();
+    let leads = leads(read, &fitting);
+    leads.iter().map(|l| json!({"plan": l.name, "from_concurrency": l.from, "to_concurrency": l.to})).collect()
+}
+
+fn gcd(a: u32, b: u32) -> u32 {
+    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 fn grid(read: &ReadJob, all: &[Compared]) -> (Vec<String>, Vec<Vec<String>>) {
@@ -124,7 +161,7 @@ fn grid(read: &ReadJob, all: &[Compared]) -> (Vec<String>, Vec<Vec<String>>) {
     });
     add("plan", &|c| {
         let plan = c.assessment.resolution.plan;
-        plan.map_or_else(String::new, |p| p.text(p.convention(read.convention), purpose))
+        plan.map_or_else(String::new, |p| p.text(p.convention(c.convention), purpose))
     });
     add("GPUs", &|c| c.assessment.resolution.formula.clone());
     add("memory per GPU, worst stage", &|c| {
@@ -142,8 +179,7 @@ fn grid(read: &ReadJob, all: &[Compared]) -> (Vec<String>, Vec<Vec<String>>) {
     add("layers of the stages", &|c| {
         c.assessment.resolution.plan.map_or_else(String::new, |p| {
             let ends = (p.knobs.first_stage_layers, p.knobs.last_stage_layers);
-            let stages =
-                crate::framework::stage_layers(read.convention, job.model.layers(), p.mesh.pp(), ends.0, ends.1);
+            let stages = crate::framework::stage_layers(c.convention, job.model.layers(), p.mesh.pp(), ends.0, ends.1);
             let words: Vec<String> = stages.iter().map(u32::to_string).collect();
             if words.len() > 8 { format!("{} stages", words.len()) } else { words.join("/") }
         })
@@ -161,9 +197,20 @@ fn grid(read: &ReadJob, all: &[Compared]) -> (Vec<String>, Vec<Vec<String>>) {
     } else {
         let service = |c: &Compared| c.assessment.estimate.and_then(|e| e.service().copied());
         add("KV tokens, total", &|c| service(c).map_or_else(String::new, |s| grouped(s.kv_capacity_tokens.floor())));
+        let load = |c: &Compared| c.assessment.estimate.map(|e| e.load);
+        let given = job.serve().is_some_and(|s| s.load == Load::InFlight);
+        if !given {
+            add("in flight", &|c| service(c).map_or_else(String::new, |s| grouped(s.concurrency)));
+            add("requests/s", &|c| load(c).map_or_else(String::new, |l| format!("{:.2}", l.requests_per_s)));
+        }
         add("requests at once", &|c| service(c).map_or_else(String::new, |s| grouped(s.max_concurrency)));
         add("TTFT", &|c| service(c).map_or_else(String::new, |s| c.banded(read, Seconds::new(s.ttft_s), "ttft")));
         add("TPOT", &|c| service(c).map_or_else(String::new, |s| c.banded(read, Seconds::new(s.tpot_s), "tpot")));
+        if job.serve().is_some_and(|s| s.arrivals == Arrivals::Poisson || s.percentile != Percentile::Mean) {
+            let tail = |l: &Latency| format!("{}, {}", Seconds::new(l.p95), Seconds::new(l.p99));
+            add("TTFT p95, p99", &|c| load(c).map_or_else(String::new, |l| tail(&l.ttft)));
+            add("TPOT p95, p99", &|c| load(c).map_or_else(String::new, |l| tail(&l.tpot)));
+        }
         add("tokens/s/user", &|c| service(c).map_or_else(String::new, |s| format!("{:.1}", s.tokens_per_s_per_user)));
         add("output tokens/s, all GPUs", &|c| service(c).map_or_else(String::new, |s| grouped(s.output_tokens_per_s)));
     }
@@ -171,9 +218,13 @@ fn grid(read: &ReadJob, all: &[Compared]) -> (Vec<String>, Vec<Vec<String>>) {
     add(&format!("collectives {step}"), &|c| {
         c.assessment.resolution.plan.map_or_else(String::new, |p| {
             let mut words = Vec::new();
-            for t in traffic(job, read.convention, &p) {
+            // Of a serving step's two exchanges the first sends tokens out, the second brings them back.
+            let mut exchanges = ["dispatch", "combine"].into_iter();
+            for t in traffic(job, c.convention, &p) {
                 let place = if t.placed.tier == Tier::Network { "over network" } else { "inside domain" };
-                words.push(format!("{} {} {} {place}", grouped(t.calls), t.group.name(), t.collective.name()));
+                let exchange = job.serve().is_some() && t.collective == Collective::AllToAll;
+                let name = if exchange { exchanges.next() } else { None }.unwrap_or(t.collective.name());
+                words.push(format!("{} {} {name} {place}", grouped(t.calls), t.group.name()));
             }
             if words.is_empty() { "none".to_owned() } else { words.join("; ") }
         })
@@ -241,37 +292,69 @@ fn differences(read: &ReadJob, all: &[Compared]) -> Vec<String> {
             {
                 out.push("MLA KV is replicated across TP: every TP rank holds the whole latent cache".to_owned());
             }
-            out.push(crossover(read, &fitting));
+            out.push(crossover(&leads(read, &fitting)));
         }
         None => {}
     }
     out
 }
 
-/// Who leads at other loads: concurrency from 1 upwards.
-fn crossover(read: &ReadJob, fitting: &[&Compared]) -> String {
-    let mut leaders: Vec<(u32, String)> = Vec::new();
-    let mut concurrency: u32 = 1;
-    while concurrency <= 4096 {
-        let mut job = read.job.clone();
-        if let crate::job::Workload::Serve(serve) = &mut job.workload {
-            serve.concurrency = concurrency;
+/// A plan that leads from a number of requests in flight on.
+struct Lead {
+    /// From here it is ahead by more than plans that tie.
+    from: u32,
+    /// Up to here it is.
+    to: u32,
+    name: String,
+}
+
+/// The most requests in flight that leads are looked for.
+const MOST_SWEPT: u32 = 4096;
+
+/// Who leads at other loads. Looked for at doublings and at multiples of the most attention ranks, as requests come whole and a
+/// rank more or less would make the lead flicker.
+fn leads(read: &ReadJob, fitting: &[&Compared]) -> Vec<Lead> {
+    let plans = || fitting.iter().filter_map(|c| c.assessment.resolution.plan.map(|plan| (c, plan)));
+    let ranks = plans().map(|(_, plan)| plan.mesh.dp_attention()).max().unwrap_or(1).max(1);
+    let mut loads: Vec<u32> = (0..=12).map(|k| 1 << k).filter(|n| *n <= ranks || ranks > MOST_SWEPT / 2).collect();
+    loads.extend((1..=MOST_SWEPT / ranks).map(|k| k * ranks));
+    loads.sort_unstable();
+    loads.dedup();
+    let mut out: Vec<Lead> = Vec::new();
+    for concurrency in loads {
+        let job = crate::goal::with_serve(&read.job, |s| (s.load, s.concurrency) = (Load::InFlight, concurrency));
+        let mut rates: Vec<(f64, &str)> = plans()
+            .map(|(c, plan)| (estimate(&job, c.convention, &plan).tokens_per_s(&job), c.name.as_str()))
+            .collect();
+        rates.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let (Some((most, name)), second) = (rates.first(), rates.get(1)) else { continue };
+        if second.is_some_and(|(next, _)| next * (1.0 + crate::rank::TIE) >= *most) {
+            continue;
         }
-        let mut best: Option<(f64, &str)> = None;
-        for c in fitting {
-            let Some(plan) = &c.assessment.resolution.plan else { continue };
-            let rate = crate::estimate::estimate(&job, read.convention, plan).tokens_per_s(&job);
-            if best.is_none_or(|(most, _)| rate > most) {
-                best = Some((rate, &c.name));
-            }
+        match out.last_mut() {
+            Some(last) if last.name == *name => last.to = concurrency,
+            Some(_) | None => out.push(Lead { from: concurrency, to: concurrency, name: (*name).to_owned() }),
         }
-        if let Some((_, name)) = best
-            && leaders.last().is_none_or(|(_, last)| last != name)
-        {
-            leaders.push((concurrency, name.to_owned()));
-        }
-        concurrency *= 2;
     }
-    let words: Vec<String> = leaders.iter().map(|(from, name)| format!("{name} from {from}")).collect();
-    format!("most tokens per second by requests in flight: {}", words.join(", "))
+    out
+}
+
+/// Who leads at which load, in words.
+fn crossover(leads: &[Lead]) -> String {
+    let tie = crate::rank::TIE * 100.0;
+    let Some(last) = leads.len().checked_sub(1) else {
+        return format!("no plan leads at any load by more than {tie:.0}%: measure");
+    };
+    let words: Vec<String> = leads
+        .iter()
+        .enumerate()
+        .map(|(i, lead)| match (lead.from, i == last) {
+            (1, true) => format!("{} at any load", lead.name),
+            (1, false) => format!("{} up to {}", lead.name, lead.to),
+            (from, true) => format!("{} from {from}", lead.name),
+            (from, false) => format!("{} from {from} to {}", lead.name, lead.to),
+        })
+        .collect();
+    let between = if last > 0 { format!("; in between they are within {tie:.0}%: measure") } else { String::new() };
+    format!("most tokens per second by requests in flight: {}{between}", words.join(", "))
 }

@@ -245,6 +245,7 @@ fn time_table(read: &ReadJob, plan: &crate::plan::Plan, estimate: &crate::estima
                 crate::export::grouped(s.output_tokens_per_s / gpus)
             );
             band_notes(&bands, text);
+            load_table(job, plan, estimate, text);
             let _ = writeln!(
                 text,
                 "KV cache: {} tokens a replica, {} in all; {} requests of this length at once",
@@ -253,5 +254,48 @@ fn time_table(read: &ReadJob, plan: &crate::plan::Plan, estimate: &crate::estima
                 crate::export::grouped(s.max_concurrency)
             );
         }
+    }
+}
+
+/// The price of a GPU-hour.
+fn price(job: &crate::job::Job) -> String {
+    job.cluster.gpu.price.map_or_else(String::new, |p| format!("${:.2} a GPU-hour", p.get()))
+}
+
+/// What the load does: requests, percentiles, cost, and whether the KV cache is too full.
+fn load_table(
+    job: &crate::job::Job,
+    plan: &crate::plan::Plan,
+    estimate: &crate::estimate::Estimate,
+    text: &mut String,
+) {
+    let load = &estimate.load;
+    let _ = writeln!(
+        text,
+        "{:.2} requests/s, {} in flight; prefill takes {:.0}% of the busy time",
+        load.requests_per_s,
+        crate::export::grouped(estimate.service().map_or(0.0, |s| s.concurrency)),
+        load.prefill_share * 100.0
+    );
+    let row = |name: &str, l: &crate::estimate::serve::Latency| {
+        let cells = [l.mean, l.p50, l.p90, l.p95, l.p99].map(|s| Seconds::new(s).to_string());
+        [vec![name.to_owned()], cells.to_vec()].concat()
+    };
+    let rows = [row("TTFT", &load.ttft), row("TPOT", &load.tpot)];
+    text.push_str(&out::table(&["", "mean", "p50", "p90", "p95", "p99"], &rows, &[0]));
+    if let Some((input, output)) = crate::rank::dollars_in_and_out(job, plan, estimate) {
+        let _ = writeln!(text, "$/Mtok {input:.3} in, {output:.3} out, at {} (a guess unless given)", price(job));
+    }
+    if let Some(serve) = job.serve() {
+        for line in super::plan::load_lines(serve) {
+            let _ = writeln!(text, "{line}");
+        }
+    }
+    if load.kv_pressure > 1.0 {
+        let _ = writeln!(
+            text,
+            "the requests in flight need {:.0}% of the KV cache if all end together: some will be preempted or wait",
+            load.kv_pressure * 100.0
+        );
     }
 }

@@ -4,7 +4,7 @@ use super::args::{JobArgs, OutputArgs};
 use super::{Verdict, flag_error, out};
 use crate::cost::{MemoryTerm, Term, TimeTerm};
 use crate::error::Result;
-use crate::estimate::assess;
+use crate::estimate::{self, Assessment, Estimate, assess};
 use crate::estimate::train::Utilization;
 use crate::estimate::train::{micro_batches, timeline};
 use crate::explain::{changes, reason, shortfall};
@@ -66,6 +66,7 @@ pub(super) fn run(args: &ExplainArgs) -> Result<Verdict> {
         out::pretty(&json!({
             "schema": SCHEMA,
             "result": result,
+            "waterfall": waterfall_json(&read, &assessment),
             "shortfall": assessment.estimate.as_ref().and_then(shortfall),
             "changes": listed,
             "meshes_better": better.as_ref().map(|b| b.0),
@@ -137,7 +138,7 @@ fn standing(read: &ReadJob, plan: &Plan) -> (usize, usize, String) {
     let options = SearchOptions { objective: Objective::Throughput, top: 100_000, ..SearchOptions::default() };
     let watch = Watch { stop: &AtomicBool::new(false), progress: &|_| {} };
     let outcome = search(&read.job, &space, &options, &watch);
-    let estimate = crate::estimate::estimate(&read.job, read.convention, plan);
+    let estimate = estimate::estimate(&read.job, read.convention, plan);
     let mine = Objective::Throughput.value(&read.job, plan, &estimate);
     let ahead = outcome.rows.iter().filter(|row| row.value < mine && row.plan.mesh != plan.mesh).count();
     let purpose = if read.job.train().is_some() { Purpose::Train } else { Purpose::Serve };
@@ -148,7 +149,24 @@ fn standing(read: &ReadJob, plan: &Plan) -> (usize, usize, String) {
     (ahead, outcome.rows.len(), best)
 }
 
-fn waterfall(read: &ReadJob, plan: &Plan, estimate: &crate::estimate::Estimate, text: &mut String) {
+/// The memory of the stage that binds, term by term, as programs read it.
+fn waterfall_json(read: &ReadJob, assessment: &Assessment) -> serde_json::Value {
+    let (Some(plan), Some(estimate)) = (&assessment.resolution.plan, &assessment.estimate) else {
+        return serde_json::Value::Null;
+    };
+    let m = &estimate.memory;
+    let terms = MemoryTerm::ALL.iter().filter(|term| m.ledger.get(**term) > 0.0).map(|term| {
+        json!({
+            "term": term.key(),
+            "bytes": m.ledger.get(*term),
+            "basis": term.basis().name(),
+            "formula": estimate::formula(&read.job, read.convention, plan, m.worst_stage, *term),
+        })
+    });
+    json!({"scope": format!("per GPU, stage {}", m.worst_stage), "terms": terms.collect::<Vec<_>>()})
+}
+
+fn waterfall(read: &ReadJob, plan: &Plan, estimate: &Estimate, text: &mut String) {
     let m = &estimate.memory;
     let _ = writeln!(text, "\nmemory per GPU, stage {}:", m.worst_stage);
     let mut sum = 0.0;
@@ -168,6 +186,10 @@ fn waterfall(read: &ReadJob, plan: &Plan, estimate: &crate::estimate::Estimate, 
                 bar(share),
                 term.meaning()
             );
+            let formula = estimate::formula(&read.job, read.convention, plan, m.worst_stage, *term);
+            if !formula.is_empty() {
+                let _ = writeln!(text, "    = {formula}");
+            }
         }
     }
     let _ = writeln!(text, "  {:<24} {:>12} of {}", "total", m.ledger.bytes().to_string(), m.capacity);
@@ -206,6 +228,8 @@ fn explain_job(args: &ExplainArgs, format: Format) -> Result<Verdict> {
     let watch = Watch { stop: &AtomicBool::new(false), progress: &|_| {} };
     let outcome = search(&read.job, &space, &SearchOptions { top: 3, ..SearchOptions::default() }, &watch);
     let ranking = crate::export::Ranking {
+        pareto: false,
+        every_load: false,
         job: &read.job,
         convention: space.convention(),
         objective: Objective::Throughput,

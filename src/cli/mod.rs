@@ -8,6 +8,7 @@ mod launch;
 mod list;
 mod out;
 mod plan;
+mod pools;
 mod validate;
 mod verify;
 mod watched;

@@ -71,6 +71,11 @@ pub(crate) fn stderr_is_terminal() -> bool {
     std::io::stderr().is_terminal()
 }
 
+/// Columns of the terminal that shows stdout; 80 for pipes and files, so that what is written does not depend on where.
+pub(crate) fn width() -> usize {
+    terminal_size::terminal_size_of(std::io::stdout()).map_or(80, |(columns, _)| usize::from(columns.0))
+}
+
 /// A terminal table; numbers to the right, `left` columns to the left.
 pub(crate) fn table(head: &[&str], rows: &[Vec<String>], left: &[usize]) -> String {
     use comfy_table::{CellAlignment, ContentArrangement, Table, presets};

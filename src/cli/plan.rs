@@ -5,11 +5,14 @@ use super::watched::{EffortArgs, Watched};
 use super::{Verdict, out};
 use crate::error::Result;
 use crate::export::{self, Format, Ranking, funnel_lines, json, text};
+use crate::goal::{self, Fleets};
 use crate::import::job::ReadJob;
+use crate::job::{Load, Serve};
 use crate::mesh::Convention;
 use crate::plan::Plan;
 use crate::rank::{Row, TIE};
 use crate::robust::Robustness;
+use crate::rules::Rule;
 use crate::search::{Outcome, SearchOptions, StopReason};
 use crate::space::{Scope, SpaceOptions};
 use clap::Args;
@@ -31,6 +34,13 @@ pub(super) struct PlanArgs {
     /// How many variants (micro-batch, recompute, ...) of one mesh may be among them.
     #[arg(long, default_value_t = 1)]
     variants: usize,
+    /// The Pareto frontier instead of a ranking, drawn: tokens/s/GPU against tokens/s/user (training: memory left). When
+    /// serving without --concurrency, --rate and targets, over every load as well.
+    #[arg(long)]
+    pareto: bool,
+    /// Serving: prefill and decode in pools of their own, matched by rate, against the best plan that does both.
+    #[arg(long, conflicts_with_all = ["pareto", "objective", "top", "variants"])]
+    disaggregated: bool,
     /// How the ranking stands when bandwidths, efficiencies and imbalance move within their bands: searched again in so many
     /// worlds (32 unless said).
     #[arg(long, value_name = "WORLDS", num_args = 0..=1, default_missing_value = "32")]
@@ -44,7 +54,12 @@ pub(super) struct PlanArgs {
 pub(super) fn run(args: &PlanArgs) -> Result<Verdict> {
     let format = args.output.format(&Format::ALL)?;
     args.output.set_threads()?;
-    let read = args.job.read()?;
+    let (origin, file) = args.job.file()?;
+    let load_said = file.serve.as_ref().is_some_and(|s| s.concurrency.is_some());
+    let read = file.read(&origin)?;
+    if args.disaggregated {
+        return super::pools::run(&read, &args.space, &args.output, format);
+    }
     let objective = objective(args.objective.as_deref())?;
     if !(1..=100_000).contains(&args.top) {
         return Err(super::flag_error("--top", &args.top.to_string(), "1 to 100000"));
@@ -64,9 +79,24 @@ pub(super) fn run(args: &PlanArgs) -> Result<Verdict> {
     note_assumptions(quiet, &read);
     let watched = Watched::new(!quiet && !args.output.no_progress && out::stderr_is_terminal(), args.effort.limit()?);
     let started = Instant::now();
-    let outcome = watched.search(&read, &space, &options);
-    let folded = best_folded(&watched, &read, &space, &options, &outcome);
+    let load = read.job.serve().map(|s| s.load);
+    let every_load = args.pareto && load == Some(Load::InFlight) && !load_said;
+    let mut fleets = None;
+    let mut outcome = match load {
+        Some(Load::Rate(_)) if !args.pareto => {
+            fleets = watched.watch(|watch| goal::fleets(&read.job, &space, &options, watch));
+            fleets.as_mut().map_or_else(|| watched.search(&read, &space, &options), |f| f.outcome.clone())
+        }
+        _ if every_load => watched.watch(|watch| goal::sweep(&read.job, &space, &options, watch)),
+        _ => watched.search(&read, &space, &options),
+    };
+    if args.pareto {
+        outcome.rows = outcome.frontier.clone();
+    }
+    let folded = if args.pareto { None } else { best_folded(&watched, &read, &space, &options, &outcome) };
     let ranking = Ranking {
+        pareto: args.pareto,
+        every_load,
         job: &read.job,
         convention: space.convention(),
         objective,
@@ -77,7 +107,7 @@ pub(super) fn run(args: &PlanArgs) -> Result<Verdict> {
     let rendered = match format {
         Format::Table => {
             let lines = robust.as_ref().map(|robust| robust_lines(&ranking, robust)).unwrap_or_default();
-            format!("{}{lines}", table(&ranking, &read))
+            format!("{}{lines}", table(&ranking, &read, fleets.as_ref()))
         }
         Format::Json => {
             let mut value = json::ranking(&ranking);
@@ -138,10 +168,52 @@ fn best_folded(
     beats.then_some(best)
 }
 
-fn table(r: &Ranking<'_>, read: &ReadJob) -> String {
+/// What the best fleet is, plainly, or the one that would do.
+fn fleet_lines(r: &Ranking<'_>, fleets: &Fleets, text: &mut String) {
+    let Some(serve) = r.job.serve() else { return };
+    let Load::Rate(rate) = serve.load else { return };
+    let sizes: Vec<String> = fleets.sizes.iter().map(u32::to_string).collect();
+    let describe = |row: &Row| {
+        let (replicas, world) = (row.plan.knobs.replicas, row.plan.mesh.world());
+        let one = world / replicas;
+        let noun = if replicas == 1 { "replica" } else { "replicas" };
+        format!("{replicas} {noun} x {one} GPUs = {world}")
+    };
+    match (fleets.outcome.rows.first(), &fleets.beyond) {
+        (Some(best), _) => {
+            let busy = rate / best.estimate.load.capacity_per_s * 100.0;
+            let _ = writeln!(
+                text,
+                "\nfewest GPUs for {rate} requests/s: {} of {} GPUs, {busy:.0}% of what their KV caches and engines allow",
+                describe(best),
+                r.job.gpus()
+            );
+        }
+        (None, Some(beyond)) => {
+            let plan = beyond.plan.text(beyond.plan.convention(r.convention), r.purpose());
+            let _ = writeln!(
+                text,
+                "{rate} requests/s take {} GPUs, and there are {} ({plan})",
+                describe(beyond),
+                r.job.gpus()
+            );
+        }
+        (None, None) => {}
+    }
+    let _ = writeln!(text, "sizes of a replica that were tried: {} GPUs", sizes.join(", "));
+    if serve.ttft.is_none() && serve.tpot.is_none() {
+        text.push_str("no target: replicas run as full as their KV caches allow; give --ttft or --tpot\n");
+    }
+}
+
+fn table(r: &Ranking<'_>, read: &ReadJob, fleets: Option<&Fleets>) -> String {
     let job = r.job;
-    let mut text = heading(job);
+    let mut text = heading_at(job, r.every_load);
     let _ = writeln!(text, "convention {}: {}\n", r.convention, r.convention.identity());
+    if r.pareto {
+        text.push_str(&export::frontier_chart(r).text(out::width()));
+        text.push('\n');
+    }
     if r.outcome.rows.is_empty() {
         nothing_fits(r, read, &mut text);
     } else {
@@ -161,7 +233,9 @@ fn table(r: &Ranking<'_>, read: &ReadJob) -> String {
         if r.outcome.rows.iter().skip(1).any(|row| row.ties_with(best)) {
             let _ = writeln!(text, "= as good as the best within {:.0}%: measure both", TIE * 100.0);
         }
-        text.push_str(&frontier_line(r));
+        if !r.pareto && fleets.is_none() {
+            text.push_str(&frontier_line(r));
+        }
         if let Some(folded) = r.folded {
             let plan = folded.plan.text(Convention::Megatron, r.purpose());
             let gain = r.outcome.rows[0].value / folded.value * 100.0 - 100.0;
@@ -170,6 +244,14 @@ fn table(r: &Ranking<'_>, read: &ReadJob) -> String {
                 "a folded plan is {gain:.0}% better by {}: {plan} (--convention megatron; more with --space folded)",
                 r.objective.name()
             );
+        }
+    }
+    if let Some(fleets) = fleets {
+        fleet_lines(r, fleets, &mut text);
+    }
+    if let Some(serve) = job.serve() {
+        for line in load_lines(serve) {
+            let _ = writeln!(text, "{line}");
         }
     }
     text.push('\n');
@@ -184,6 +266,33 @@ fn table(r: &Ranking<'_>, read: &ReadJob) -> String {
     }
     text.push_str("times are modelled; legality and memory are what to rely on (see `validate`)\n");
     text
+}
+
+/// What the figures of a service mean under its load.
+pub(super) fn load_lines(serve: &Serve) -> Vec<String> {
+    let mut out = vec!["$/Mtok: input tokens carry the GPU time of prefill, output tokens that of decode".to_owned()];
+    if serve.mtp > 0 {
+        let each = crate::estimate::serve::accepted(serve.mtp, serve.mtp_acceptance);
+        out.push(format!(
+            "{} speculative tokens a step, each taken with {:.0}% (assumed unless given): {each:.2} tokens a step; the drafting \
+             module's memory is not counted",
+            serve.mtp,
+            serve.mtp_acceptance * 100.0
+        ));
+    }
+    let names: Vec<String> = [("TTFT", serve.ttft), ("TPOT", serve.tpot)]
+        .iter()
+        .filter_map(|(name, target)| target.map(|t| format!("{name} {} {t}", serve.percentile.name())))
+        .collect();
+    if !names.is_empty() {
+        let load = match serve.load {
+            Load::InFlight => "",
+            Load::Most => "; requests in flight: the most that meet them, plan by plan",
+            Load::Rate(_) => "; requests in flight follow from the rate",
+        };
+        out.push(format!("targets: {}{load}", names.join(", ")));
+    }
+    out
 }
 
 /// Plans of a frontier that are named on one line; the rest is in the JSON and HTML forms.
@@ -259,6 +368,11 @@ fn robust_lines(r: &Ranking<'_>, robust: &Robustness) -> String {
 
 /// Model, cluster and workload in words.
 pub(super) fn heading(job: &crate::job::Job) -> String {
+    heading_at(job, false)
+}
+
+/// The same; `every_load` when the answer is not of one load.
+pub(super) fn heading_at(job: &crate::job::Job, every_load: bool) -> String {
     let billions = |count: u64| count as f64 / 1e9;
     format!(
         "{} ({:.2}B parameters, {:.2}B active) on {}\n{}\n",
@@ -266,12 +380,12 @@ pub(super) fn heading(job: &crate::job::Job) -> String {
         billions(job.model.params()),
         billions(job.model.active_params()),
         job.cluster,
-        workload_line(job)
+        workload_line(job, every_load)
     )
 }
 
 /// The workload in words.
-fn workload_line(job: &crate::job::Job) -> String {
+fn workload_line(job: &crate::job::Job, every_load: bool) -> String {
     match &job.workload {
         crate::job::Workload::Train(t) => format!(
             "training: sequences of {} tokens, {} a step, {} with {} gradients",
@@ -280,15 +394,27 @@ fn workload_line(job: &crate::job::Job) -> String {
             t.precision.name(),
             t.grad_dtype.name()
         ),
-        crate::job::Workload::Serve(s) => format!(
-            "serving: {} tokens in, {} out, {} requests in flight on the whole plan, {} weights, {} KV cache",
-            s.isl,
-            s.osl,
-            s.concurrency,
-            s.quant.format,
-            s.kv_cache.name()
-        ),
+        crate::job::Workload::Serve(s) => {
+            let load = match s.load {
+                Load::InFlight if every_load => "any number of requests in flight".to_owned(),
+                Load::InFlight => format!("{} requests in flight on the whole plan", s.concurrency),
+                Load::Most => "as many requests in flight as meet the targets".to_owned(),
+                Load::Rate(rate) => format!("{rate} requests/s ({})", s.arrivals.name()),
+            };
+            format!(
+                "serving: {} tokens in, {} out, {load}, {} weights, {} KV cache",
+                length(s.isl, &s.isl_spread),
+                length(s.osl, &s.osl_spread),
+                s.quant.format,
+                s.kv_cache.name()
+            )
+        }
     }
+}
+
+/// A length, with its spread where there is one.
+fn length(mean: u32, spread: &crate::lengths::Spread) -> String {
+    if spread.cv2 > 0.0 { format!("{mean} (p95 {})", spread.p95) } else { mean.to_string() }
 }
 
 /// The answer when nothing fits: which rule binds, what comes nearest, what would help.
@@ -305,11 +431,13 @@ pub(super) fn nothing_fits(r: &Ranking<'_>, read: &ReadJob, text: &mut String) {
         );
     }
     let binding = funnel.plan_rules.iter().chain(&funnel.mesh_rules).filter(|t| t.nearest.is_some());
-    let memory = binding.clone().find(|t| t.rule == crate::rules::Rule::Memory);
+    // A plan that misses a target fits the memory, and so is nearer than one that does not.
+    let target = binding.clone().find(|t| matches!(t.rule, Rule::Ttft | Rule::Tpot | Rule::Rate));
+    let memory = target.or(binding.clone().find(|t| t.rule == Rule::Memory));
     let Some((plan, miss)) = memory.or(binding.max_by_key(|t| t.refused)).and_then(|t| t.nearest) else { return };
     let said = plan.convention(r.convention);
     let _ = writeln!(text, "nearest: {}: {miss}", plan.text(said, r.purpose()));
-    if miss.rule == crate::rules::Rule::Memory {
+    if miss.rule == Rule::Memory {
         let estimate = crate::estimate::estimate(r.job, r.convention, &plan);
         if let Some(words) = crate::explain::shortfall(&estimate) {
             let _ = writeln!(text, "it {words}");

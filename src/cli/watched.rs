@@ -2,6 +2,7 @@
 
 use super::flag_error;
 use crate::error::Result;
+use crate::goal;
 use crate::import::job::ReadJob;
 use crate::rank::Objective;
 use crate::robust::{self, Robustness};
@@ -76,6 +77,11 @@ impl Watched {
         if self.late.load(Ordering::Relaxed) { "time limit reached" } else { "stopped early" }
     }
 
+    /// Something that searches more than once, without a bar.
+    pub(super) fn watch<T>(&self, look: impl FnOnce(&Watch<'_>) -> T) -> T {
+        look(&Watch { stop: &self.stop, progress: &|_| {} })
+    }
+
     /// Searches until it is done or told to stop.
     pub(super) fn search(&self, read: &ReadJob, space: &SpaceOptions, options: &SearchOptions) -> Outcome {
         let plans = Space::new(&read.job, space);
@@ -89,7 +95,10 @@ impl Watched {
             ProgressBar::hidden()
         };
         let watch = Watch { stop: &self.stop, progress: &|plans| bar.inc(plans) };
-        let mut outcome = search_space(&read.job, space, &plans, options, &watch);
+        // A rate asks for the fewest GPUs; nothing is left of a training job's or a closed loop's question.
+        let fleets = goal::fleets(&read.job, space, options, &watch);
+        let mut outcome =
+            fleets.map_or_else(|| search_space(&read.job, space, &plans, options, &watch), |found| found.outcome);
         bar.finish_and_clear();
         if outcome.stop == StopReason::Interrupted && self.late.load(Ordering::Relaxed) {
             outcome.stop = StopReason::TimeLimit;

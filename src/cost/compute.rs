@@ -32,6 +32,12 @@ impl Engine {
         self.fit.t0.get() + self.fit.blend.join(compute, memory)
     }
 
+    /// One GEMM in a captured graph, where `share` of the fixed time is left.
+    #[must_use]
+    pub fn gemm_in_graph(&self, rows: f64, n: f64, k: f64, weight_bytes: f64, share: f64) -> f64 {
+        self.gemm_busy(rows, n, k, 1.0, weight_bytes) + share * self.fit.t0.get()
+    }
+
     /// The same without the fixed time, for GEMMs whose launch is hidden behind their predecessors.
     #[must_use]
     pub fn gemm_busy(&self, rows: f64, n: f64, k: f64, count: f64, weight_bytes: f64) -> f64 {
@@ -47,13 +53,6 @@ pub fn attention(gpu: &Gpu, flop: f64, seq: f64) -> f64 {
     }
     let AttentionFit { t0, compute, half_length } = gpu.efficiency.prefill_attention;
     t0.get() + flop * (1.0 + half_length / seq) / (compute * gpu.peak16().get())
-}
-
-/// Seconds of a decode attention that reads `bytes` of KV cache.
-#[must_use]
-pub fn decode_attention(gpu: &Gpu, bytes: f64) -> f64 {
-    let fit = gpu.efficiency.decode_attention;
-    fit.t0.get() + bytes / (fit.memory * gpu.hbm.get())
 }
 
 /// Share of the memory bandwidth that elementwise kernels reach. Measured .6 to .7 on B200 for training's norms and

@@ -197,26 +197,41 @@ pub fn small_all_reduce(cluster: &Cluster, placed: Placed, bytes: f64) -> Second
     }
 }
 
-/// Low-latency dispatch or combine of decode over `nodes` domains: `t0(nodes) + bytes (1 - 1/nodes) / 46.5 GB/s`, the NIC at
-/// 93 % of 50 GB/s; inside one domain all bytes cross NVLink.
+/// The two ways of an expert exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exchange {
+    /// Tokens to their experts.
+    Dispatch,
+    /// Results back.
+    Combine,
+}
+
+/// Low-latency dispatch or combine of decode over `nodes` domains: `t0(nodes) + bytes (1 - 1/nodes) / (93 % of the NIC)`; inside one
+/// domain all bytes cross NVLink.
 ///
-/// Source: fit to measured `DeepEP` tables of 1, 2, 4 and 8 nodes (mean error .9 to 2.9 %).
+/// Source: fit to measured `DeepEP` tables of 1, 2, 4 and 8 nodes of 8 H100 (7,168 wide, top 8): mean error 2.5, 2.2, 1.4 and 1.5 %
+/// of a dispatch, 4.1, 3.7, 1.8 and 1.4 % of a combine.
 #[must_use]
-pub fn low_latency_exchange(cluster: &Cluster, placed: Placed, bytes: f64) -> Seconds {
+pub fn low_latency_exchange(cluster: &Cluster, placed: Placed, way: Exchange, bytes: f64) -> Seconds {
     if placed.size <= 1 {
         return Seconds::ZERO;
     }
-    let domains = f64::from(placed.size.div_ceil(placed.near));
-    let t0 = match placed.size.div_ceil(placed.near) {
-        1 => 13e-6,
-        2 => 22e-6,
-        _ => 25.3e-6,
+    let domains = placed.size.div_ceil(placed.near);
+    let t0 = match (way, domains) {
+        (Exchange::Dispatch, 1) => 14.7e-6,
+        (Exchange::Dispatch, 2) => 20.2e-6,
+        (Exchange::Dispatch, 3 | 4) => 25.7e-6,
+        (Exchange::Dispatch, _) => 27.8e-6,
+        (Exchange::Combine, 1) => 11.2e-6,
+        (Exchange::Combine, 2) => 24.9e-6,
+        (Exchange::Combine, _) => 26.0e-6,
     };
-    let time = if domains <= 1.0 {
-        // 285 of 450 GB/s on H100.
-        bytes / (cluster.scale_up.bandwidth.get() * 0.6)
+    let time = if domains <= 1 {
+        // 285 and 239 of 450 GB/s on H100.
+        let share = if way == Exchange::Dispatch { 0.63 } else { 0.53 };
+        bytes / (cluster.scale_up.bandwidth.get() * share)
     } else {
-        bytes * (1.0 - 1.0 / domains) / (cluster.nic_share().get() * 0.93)
+        bytes * (1.0 - 1.0 / f64::from(domains)) / (cluster.nic_share().get() * 0.94)
     };
     Seconds::new(t0 + time)
 }

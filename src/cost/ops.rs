@@ -119,6 +119,18 @@ fn mlp_gemms(mlp: &Mlp, h: f64, mesh: &Mesh, visit: &mut impl FnMut(Gemm)) {
     }
 }
 
+/// Width of what a linear-attention block reads per token, on all ranks: queries, keys and values.
+#[must_use]
+pub fn linear_width(block: &Block) -> f64 {
+    match block.mixer {
+        Mixer::DeltaNet(a) => {
+            2.0 * f64::from(a.key_heads) * f64::from(a.key_dim) + f64::from(a.value_heads) * f64::from(a.value_dim)
+        }
+        Mixer::Mamba2(a) => f64::from(a.heads) * f64::from(a.head_dim) + 2.0 * f64::from(a.groups) * f64::from(a.state),
+        Mixer::Gqa(_) | Mixer::Mla(_) | Mixer::None {} => 0.0,
+    }
+}
+
 /// FLOP of the attention core, forward, per token of this rank: `2 s a/t D` for causal softmax (`QK^T` and `PV`, halved),
 /// windows capped; linear layers pay for their state instead.
 ///

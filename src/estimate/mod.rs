@@ -11,7 +11,7 @@ pub(crate) use cut::{Alike, Cut};
 use crate::cluster::Basis;
 use crate::cost::{MemoryLedger, MemoryTerm, Term};
 use crate::framework::{Framework, stage_len};
-use crate::job::{Job, Workload};
+use crate::job::{Job, Load, Workload};
 use crate::mesh::Convention;
 use crate::model::Model;
 use crate::plan::{Draft, Plan, Toggle};
@@ -68,6 +68,8 @@ pub struct Estimate {
     pub memory: Memory,
     /// Time.
     pub time: Time,
+    /// Serving: the load it was priced under, and what it does to latencies; zero in training.
+    pub load: serve::Loaded,
 }
 
 /// Time, by workload.
@@ -80,6 +82,11 @@ pub enum Time {
 }
 
 impl Estimate {
+    /// Of a training step.
+    pub(crate) fn of_step(memory: Memory, step: train::Step) -> Self {
+        Self { memory, time: Time::Train(step), load: serve::Loaded::default() }
+    }
+
     /// The training step, if it is one.
     #[must_use]
     pub const fn step(&self) -> Option<&train::Step> {
@@ -111,15 +118,16 @@ impl Estimate {
 /// Prices a plan: memory of every stage, and time. Never fails: whether it fits is for [`verdict`] to say.
 #[must_use]
 pub fn estimate(job: &Job, convention: Convention, plan: &Plan) -> Estimate {
-    Estimate { memory: memory(job, convention, plan), time: time(job, convention, plan) }
-}
-
-/// Time alone.
-#[must_use]
-pub fn time(job: &Job, convention: Convention, plan: &Plan) -> Time {
     match &job.workload {
-        Workload::Train(train) => Time::Train(train::step(job, train, convention, plan)),
-        Workload::Serve(serve) => Time::Serve(serve::service(job, serve, convention, plan)),
+        Workload::Train(train) => {
+            let memory = train::memory(job, train, convention, plan);
+            Estimate::of_step(memory, train::step(job, train, convention, plan))
+        }
+        Workload::Serve(serve) => {
+            let (settled, service, load) = serve::under_load(job, serve, convention, plan);
+            let memory = serve::memory(job, &settled, convention, plan);
+            Estimate { memory, time: Time::Serve(service), load }
+        }
     }
 }
 
@@ -138,7 +146,10 @@ pub fn stages(job: &Job, convention: Convention, plan: &Plan) -> Vec<MemoryLedge
     let pp = plan.mesh.pp();
     match &job.workload {
         Workload::Train(train) => (0..pp).map(|i| train::stage_memory(job, train, convention, plan, i)).collect(),
-        Workload::Serve(serve) => (0..pp).map(|i| serve::stage_memory(job, serve, convention, plan, i)).collect(),
+        Workload::Serve(serve) => {
+            let settled = serve::settle(job, serve, convention, plan);
+            (0..pp).map(|i| serve::stage_memory(job, &settled, convention, plan, i)).collect()
+        }
     }
 }
 
@@ -164,8 +175,16 @@ pub fn judge(job: &Job, estimate: &Estimate, out: &mut impl Sink) {
                 return;
             }
         }
-        for (rule, target, got) in [(Rule::Ttft, serve.ttft, service.ttft_s), (Rule::Tpot, serve.tpot, service.tpot_s)]
+        if let Load::Rate(need) = serve.load
+            && need > estimate.load.capacity_per_s
         {
+            let have = estimate.load.capacity_per_s;
+            if !out.refuse(Rejection { rule: Rule::Rate, need, have }) {
+                return;
+            }
+        }
+        let (ttft, tpot) = (estimate.load.ttft.at(serve.percentile), estimate.load.tpot.at(serve.percentile));
+        for (rule, target, got) in [(Rule::Ttft, serve.ttft, ttft), (Rule::Tpot, serve.tpot, tpot)] {
             if let Some(target) = target
                 && got > target.get()
                 && !out.refuse(Rejection { rule, need: got, have: target.get() })

@@ -123,6 +123,7 @@ fn train(job: &Job, convention: Convention, plan: &Plan, out: &mut Vec<Traffic>)
 
 fn serve(job: &Job, convention: Convention, plan: &Plan, out: &mut Vec<Traffic>) {
     let Some(serve) = job.serve() else { return };
+    let serve = super::serve::settle(job, serve, convention, plan);
     let mesh = &plan.mesh;
     let replicas = plan.knobs.replicas.max(1);
     let ranks = (mesh.dp_attention() / replicas).max(1);

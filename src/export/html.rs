@@ -11,6 +11,7 @@ white-space:nowrap}th:nth-child(2),td:nth-child(2),th:last-child,td:last-child{t
 pre{background:#f6f8fa;padding:1rem;overflow:auto}svg text{font:12px system-ui,sans-serif}\
 .key span{display:inline-block;margin-right:1rem}.key i{display:inline-block;width:.8em;height:.8em;margin-right:.3em}";
 
+/// Colours of series, told apart by names too.
 pub(super) const COLORS: [&str; 15] = [
     "#4c78a8", "#f58518", "#54a24b", "#e45756", "#72b7b2", "#b279a2", "#ff9da6", "#9d755d", "#bab0ac", "#2f4b7c",
     "#a05195", "#ffa600", "#665191", "#d45087", "#003f5c",
@@ -78,6 +79,33 @@ pub fn page(r: &Ranking<'_>) -> String {
     out
 }
 
+/// A page of one table, sentences and a drawing.
+#[must_use]
+pub fn plain(title: &str, head: &[&str], rows: &[Vec<String>], lines: &[String], svg: &str) -> String {
+    let title = escape(title);
+    let mut out = format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title><style>{STYLE}</style></head>\n<body><h1>{title}</h1>\n"
+    );
+    out.push_str("<table><thead><tr>");
+    for cell in head {
+        let _ = write!(out, "<th>{}</th>", escape(cell));
+    }
+    out.push_str("</tr></thead><tbody>\n");
+    for row in rows {
+        out.push_str("<tr>");
+        for cell in row {
+            let _ = write!(out, "<td>{}</td>", escape(cell));
+        }
+        out.push_str("</tr>\n");
+    }
+    let _ = writeln!(out, "</tbody></table>\n{svg}");
+    for line in lines {
+        let _ = writeln!(out, "<p>{}</p>", escape(line));
+    }
+    out.push_str("</body></html>\n");
+    out
+}
+
 fn bars(out: &mut String, title: &str, names: &[String], rows: &[Vec<(&str, f64)>]) {
     let most = rows.iter().map(|row| row.iter().map(|(_, v)| v).sum::<f64>()).fold(0.0, f64::max);
     if most <= 0.0 {
@@ -118,38 +146,8 @@ fn bars(out: &mut String, title: &str, names: &[String], rows: &[Vec<(&str, f64)
 }
 
 fn frontier(out: &mut String, r: &Ranking<'_>) {
-    let points: Vec<(f64, f64, String)> = r
-        .outcome
-        .frontier
-        .iter()
-        .map(|row| {
-            let (a, b) = rank::trade(r.job, row);
-            (a, b, row.plan.text(row.plan.convention(r.convention), r.purpose()))
-        })
-        .collect();
-    let (Some(right), Some(top)) = (
-        points.iter().map(|p| p.0).max_by(f64::total_cmp).filter(|v| *v > 0.0),
-        points.iter().map(|p| p.1).max_by(f64::total_cmp).filter(|v| *v > 0.0),
-    ) else {
-        return;
-    };
-    let second = if r.job.train().is_some() { "share of memory left" } else { "tokens/s/user" };
-    let _ = write!(
-        out,
-        "<h2>Pareto frontier: tokens/s/GPU (across) against {second} (up)</h2><svg width=\"720\" height=\"340\" role=\"img\">\
-         <path d=\"M40 10V300H710\" fill=\"none\" stroke=\"#57606a\"/>"
-    );
-    for (a, b, name) in &points {
-        let (x, y) = (40.0 + a / right * 650.0, 300.0 - b / top * 280.0);
-        let _ = write!(
-            out,
-            "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"5\" fill=\"{}\"><title>{}: {a:.1}, {b:.3}</title></circle>",
-            COLORS[0],
-            escape(name)
-        );
+    let drawn = super::frontier_chart(r).svg();
+    if !drawn.is_empty() {
+        let _ = write!(out, "<h2>Pareto frontier: {}</h2>{drawn}", escape(super::traded(r.job).2));
     }
-    let _ = writeln!(
-        out,
-        "<text x=\"40\" y=\"320\">0</text><text x=\"640\" y=\"320\">{right:.0}</text><text x=\"0\" y=\"18\">{top:.2}</text></svg>"
-    );
 }

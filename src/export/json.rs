@@ -9,10 +9,10 @@ use crate::estimate::train::Utilization;
 use crate::estimate::{self, Assessment, Estimate, Time};
 use crate::explain;
 use crate::framework::Framework;
-use crate::job::{Job, Workload};
+use crate::job::{Job, Load, Percentile, Serve, Workload};
 use crate::mesh::Convention;
 use crate::plan::{Plan, Purpose};
-use crate::rank::{Row, dollars_per_million};
+use crate::rank::{Row, dollars_in_and_out, dollars_per_million};
 use crate::robust::{BANDS, Candidate, Robustness};
 use crate::rules::Rejection;
 use crate::search::{Funnel, StopReason, Tally};
@@ -168,13 +168,25 @@ fn time(job: &Job, framework: Option<Framework>, at: &Plan, estimate: &Estimate,
                 "kv_capacity_tokens": finite(s.kv_capacity_tokens.floor()),
                 "max_concurrency": finite(s.max_concurrency),
                 "concurrency": finite(s.concurrency),
+                "requests_per_s": finite(estimate.load.requests_per_s),
+                "kv_pressure": finite(estimate.load.kv_pressure),
             });
-            out.insert("serve".into(), serve);
+            let mut serve = serve.as_object().cloned().unwrap_or_default();
+            for (name, latency) in [("ttft", &estimate.load.ttft), ("tpot", &estimate.load.tpot)] {
+                for which in [Percentile::P50, Percentile::P90, Percentile::P95, Percentile::P99] {
+                    serve.insert(format!("{name}_{}_s", which.name()), finite(latency.at(which)));
+                }
+            }
+            out.insert("serve".into(), serve.into());
         }
     }
     out.insert("time".into(), json!({"band": bands(job, framework, at, estimate)}));
     if let Some(cost) = dollars_per_million(job, at, estimate) {
         out.insert("usd_per_million_tokens".into(), finite(cost));
+    }
+    if let Some((input, output)) = dollars_in_and_out(job, at, estimate) {
+        out.insert("usd_per_million_input_tokens".into(), finite(input));
+        out.insert("usd_per_million_output_tokens".into(), finite(output));
     }
 }
 
@@ -252,6 +264,8 @@ fn finish(job: &Job, mut out: Map<String, Value>) -> Value {
 /// One result of a ranking.
 #[must_use]
 pub fn row(r: &Ranking<'_>, at: usize, row: &Row) -> Value {
+    let own = r.job_of(row);
+    let r = &Ranking { job: &own, ..*r };
     let mut out = head(None);
     out.insert("rank".into(), (at + 1).into());
     let tie = r.outcome.rows.first().is_some_and(|best| row.ties_with(best));
@@ -307,20 +321,44 @@ pub fn job(job: &Job) -> Value {
                 "moe_balance": t.moe_balance,
             }),
         ),
-        Workload::Serve(s) => out.insert(
-            "serve".into(),
-            json!({
-                "isl": s.isl,
-                "osl": s.osl,
-                "concurrency": s.concurrency,
-                "weights": s.quant.format.name(),
-                "kv_cache": s.kv_cache.name(),
-                "arrivals": s.arrivals.name(),
-                "prefix_hit": s.prefix_hit,
-            }),
-        ),
+        Workload::Serve(s) => out.insert("serve".into(), serving(s)),
     };
     Value::Object(out)
+}
+
+/// A serving workload; the requests in flight are null where they follow from targets or a rate.
+fn serving(s: &Serve) -> Value {
+    let mut out = json!({
+        "isl": s.isl,
+        "osl": s.osl,
+        "concurrency": (s.load == Load::InFlight).then_some(s.concurrency),
+        "weights": s.quant.format.name(),
+        "kv_cache": s.kv_cache.name(),
+        "arrivals": s.arrivals.name(),
+        "prefix_hit": s.prefix_hit,
+    });
+    let mut put = |key: &str, value: Value| out[key] = value;
+    if let Load::Rate(rate) = s.load {
+        put("rate", rate.into());
+    }
+    if s.mtp > 0 {
+        put("mtp", s.mtp.into());
+        put("mtp_acceptance", finite(s.mtp_acceptance));
+    }
+    for (key, target) in [("ttft_ms", s.ttft), ("tpot_ms", s.tpot)] {
+        if let Some(target) = target {
+            put(key, finite(target.get() * 1e3));
+        }
+    }
+    if s.ttft.is_some() || s.tpot.is_some() {
+        put("percentile", s.percentile.name().into());
+    }
+    for (key, spread) in [("isl_spread", s.isl_spread), ("osl_spread", s.osl_spread)] {
+        if spread.cv2 > 0.0 {
+            put(key, json!({"squared_variation": spread.cv2, "p95": spread.p95}));
+        }
+    }
+    out
 }
 
 fn tally(job: &Job, convention: Convention, t: &Tally) -> Value {
@@ -357,7 +395,11 @@ pub fn ranking(r: &Ranking<'_>) -> Value {
                 Time::Serve(_) => ("tokens_per_s_per_gpu", "tokens_per_s_per_user"),
             };
             let said = x.plan.convention(r.convention);
-            json!({"plan": x.plan.text(said, r.purpose()), first: finite(a), second: finite(b)})
+            let mut point = json!({"plan": x.plan.text(said, r.purpose()), first: finite(a), second: finite(b)});
+            if let Some(service) = x.estimate.service() {
+                point["concurrency"] = finite(service.concurrency);
+            }
+            point
         })
         .collect();
     let folded = r.folded.map(|x| {

@@ -1,5 +1,6 @@
 //! Results for people and programs: one list of columns feeds the table, CSV, Markdown and HTML; JSON has its own form.
 
+pub mod chart;
 pub mod html;
 pub mod json;
 pub mod lint;
@@ -9,10 +10,12 @@ pub mod trace;
 pub mod verify;
 
 use crate::estimate::band::{self, Band};
+use crate::estimate::serve::Latency;
 use crate::estimate::{Estimate, Time};
 use crate::explain;
 use crate::framework::Framework;
-use crate::job::Job;
+use crate::goal;
+use crate::job::{Arrivals, Job, Load, Percentile};
 use crate::mesh::Convention;
 use crate::plan::{Plan, Purpose};
 use crate::rank::{self, Objective, Row};
@@ -93,6 +96,10 @@ pub struct Ranking<'a> {
     pub objective: Objective,
     /// What was found.
     pub outcome: &'a Outcome,
+    /// Whether the rows are the frontier and not a ranking.
+    pub pareto: bool,
+    /// Whether every row has a load of its own: the job gave none.
+    pub every_load: bool,
     /// A folded plan that beats the best product, if one was looked for and found.
     pub folded: Option<&'a Row>,
 }
@@ -103,12 +110,23 @@ impl Ranking<'_> {
     pub const fn purpose(&self) -> Purpose {
         if self.job.train().is_some() { Purpose::Train } else { Purpose::Serve }
     }
+
+    /// The job a row was priced for: its own load, when the rows are of several.
+    #[must_use]
+    pub fn job_of(&self, row: &Row) -> Job {
+        let load = row.estimate.load.concurrency;
+        goal::with_serve(self.job, |serve| {
+            if self.every_load && serve.load == Load::InFlight {
+                serve.concurrency = load;
+            }
+        })
+    }
 }
 
 /// One column of a ranking.
 #[derive(Debug, Clone, Copy)]
 pub struct Column {
-    /// Heading for people, unit and scope included.
+    /// Heading for people, unit and scope included; empty when the column is for programs alone.
     pub title: &'static str,
     /// Key for CSV, unit in the name.
     pub key: &'static str,
@@ -250,8 +268,13 @@ pub const TRAIN_COLUMNS: [Column; 10] = [
     WHY,
 ];
 
+/// A column of CSV alone: people get its figure in another.
+const fn for_programs(key: &'static str, value: fn(&Ranking<'_>, usize, &Row) -> String) -> Column {
+    Column { title: "", key, show: |_, _, _| String::new(), value }
+}
+
 /// The columns of a serving ranking.
-pub const SERVE_COLUMNS: [Column; 13] = [
+pub const SERVE_COLUMNS: [Column; 20] = [
     RANK,
     PLAN,
     GPUS,
@@ -266,8 +289,30 @@ pub const SERVE_COLUMNS: [Column; 13] = [
     },
     DPS,
     MEMORY,
-    serve_column!("TTFT", "ttft_s", |row, s| Seconds::new(s.ttft_s).to_string(), s.ttft_s),
-    serve_column!("TPOT", "tpot_s", |row, s| Seconds::new(s.tpot_s).to_string(), s.tpot_s),
+    Column {
+        title: "in flight",
+        key: "concurrency",
+        show: |_, _, row| row.estimate.service().map_or_else(String::new, |s| grouped(s.concurrency)),
+        value: |_, _, row| row.estimate.service().map_or_else(String::new, |s| number(s.concurrency)),
+    },
+    Column {
+        title: "requests/s",
+        key: "requests_per_s",
+        show: |_, _, row| format!("{:.2}", row.estimate.load.requests_per_s),
+        value: |_, _, row| number(row.estimate.load.requests_per_s),
+    },
+    Column {
+        title: "TTFT",
+        key: "ttft_s",
+        show: |r, _, row| latency(r, &row.estimate.load.ttft),
+        value: |_, _, row| number(row.estimate.load.ttft.mean),
+    },
+    Column {
+        title: "TPOT",
+        key: "tpot_s",
+        show: |r, _, row| latency(r, &row.estimate.load.tpot),
+        value: |_, _, row| number(row.estimate.load.tpot.mean),
+    },
     serve_column!(
         "out tokens/s/GPU",
         "output_tokens_per_s_per_gpu",
@@ -286,9 +331,39 @@ pub const SERVE_COLUMNS: [Column; 13] = [
         |row, s| grouped(s.kv_capacity_tokens),
         s.kv_capacity_tokens.floor()
     ),
-    COST,
+    Column {
+        title: "$/Mtok in, out (price is a guess)",
+        key: "usd_per_million_tokens",
+        show: |r, _, row| {
+            let split = rank::dollars_in_and_out(r.job, &row.plan, &row.estimate);
+            split.map_or_else(String::new, |(input, output)| format!("{input:.3}, {output:.3}"))
+        },
+        value: COST.value,
+    },
     WHY,
+    for_programs("usd_per_million_input_tokens", |r, _, row| {
+        rank::dollars_in_and_out(r.job, &row.plan, &row.estimate).map_or_else(String::new, |split| number(split.0))
+    }),
+    for_programs("usd_per_million_output_tokens", |r, _, row| {
+        rank::dollars_in_and_out(r.job, &row.plan, &row.estimate).map_or_else(String::new, |split| number(split.1))
+    }),
+    for_programs("ttft_p95_s", |_, _, row| number(row.estimate.load.ttft.p95)),
+    for_programs("tpot_p95_s", |_, _, row| number(row.estimate.load.tpot.p95)),
+    for_programs("pareto", |r, _, row| r.outcome.frontier.contains(row).to_string()),
 ];
+
+/// A latency for people: the mean, and where arrivals are random or a percentile is the target, that percentile (95 unless
+/// another is asked for).
+fn latency(r: &Ranking<'_>, latency: &Latency) -> String {
+    let mean = Seconds::new(latency.mean);
+    let Some(serve) = r.job.serve() else { return mean.to_string() };
+    let which = match (serve.percentile, serve.arrivals) {
+        (Percentile::Mean, Arrivals::Steady | Arrivals::Burst10x) => return mean.to_string(),
+        (Percentile::Mean, Arrivals::Poisson) => Percentile::P95,
+        (asked @ (Percentile::P50 | Percentile::P90 | Percentile::P95 | Percentile::P99), _) => asked,
+    };
+    format!("{mean}, {} {}", which.name(), Seconds::new(latency.at(which)))
+}
 
 /// The columns of a ranking.
 #[must_use]
@@ -313,6 +388,38 @@ pub fn memory_terms(row: &Row) -> Vec<(&'static str, Bytes)> {
     let ledger = &row.estimate.memory.ledger;
     let terms = MemoryTerm::ALL.iter().map(|t| (t.key(), Bytes::new(ledger.get(*t))));
     terms.filter(|(_, bytes)| bytes.get() > 0.0).collect()
+}
+
+/// What a frontier trades: keys of the two, and both in words.
+#[must_use]
+pub fn traded(job: &Job) -> (&'static str, &'static str, &'static str) {
+    if job.train().is_some() {
+        ("tokens_per_s_per_gpu", "memory_headroom", "tokens/s/GPU against share of memory left")
+    } else {
+        ("tokens_per_s_per_gpu", "tokens_per_s_per_user", "tokens/s/GPU against tokens/s/user")
+    }
+}
+
+/// The Pareto frontier, drawn: the second thing traded across, tokens per second and GPU up.
+#[must_use]
+pub fn frontier_chart(r: &Ranking<'_>) -> chart::Chart {
+    let points = r.outcome.frontier.iter().map(|row| {
+        let (speed, other) = rank::trade(r.job, row);
+        let label = match row.estimate.service() {
+            Some(service) if r.every_load => {
+                format!("{}, {} in flight", plan_text(r, row), grouped(service.concurrency))
+            }
+            Some(_) | None => plan_text(r, row),
+        };
+        chart::Point { x: other, y: speed, label }
+    });
+    let series = chart::Series { name: String::new(), mark: None, joined: true, points: points.collect() };
+    let (x, y) = if r.job.train().is_some() {
+        ("share of the GPU's memory left", "tokens/s/GPU")
+    } else {
+        ("tokens/s/user", "output tokens/s/GPU")
+    };
+    chart::Chart { x: x.to_owned(), y: y.to_owned(), series: vec![series] }
 }
 
 /// `1 plan`, `1,204 plans`.

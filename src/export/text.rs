@@ -1,11 +1,17 @@
 //! Plain tables: Markdown, CSV, and the cells of the terminal's.
 
-use super::{Ranking, columns};
+use super::{Column, Ranking, columns};
+use crate::job::Load;
 
 /// The cells of a ranking for people: a heading row, then one row a plan.
 #[must_use]
 pub fn cells(r: &Ranking<'_>) -> (Vec<&'static str>, Vec<Vec<String>>) {
-    let columns = columns(r.job);
+    // Requests in flight say nothing where the job gave them.
+    let given = r.job.serve().is_some_and(|s| s.load == Load::InFlight) && !r.every_load;
+    let columns: Vec<&Column> = columns(r.job)
+        .iter()
+        .filter(|c| !(c.title.is_empty() || given && matches!(c.key, "concurrency" | "requests_per_s")))
+        .collect();
     let rows = r.outcome.rows.iter().enumerate().map(|(i, row)| columns.iter().map(|c| (c.show)(r, i, row)).collect());
     (columns.iter().map(|c| c.title).collect(), rows.collect())
 }

@@ -1,10 +1,10 @@
 //! The job file, and each line of a batch: model, cluster, workload, framework, plan.
 
 use crate::catalog;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Gpu};
 use crate::error::{Error, Locate, Result, nearest};
 use crate::framework::Framework;
-use crate::job::{Arrivals, GradDtype, Job, KvFormat, Precision, Serve, Train, Workload};
+use crate::job::{Arrivals, GradDtype, Job, KvFormat, Precision, Release, Serve, Train, Workload};
 use crate::mesh::Convention;
 use crate::model::{Model, Quant, QuantScope, WeightFormat};
 use crate::plan::{Draft, Value as PlanValue};
@@ -73,13 +73,19 @@ pub struct TrainFile {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ServeFile {
-    /// Input tokens; 4096 unless said.
+    /// Input tokens: a number, `mean,p50,p95` (text, list or object), or the path of a histogram; 4096 unless said.
     #[serde(default)]
-    pub isl: Option<u32>,
-    /// Output tokens; 1024 unless said.
+    pub isl: Option<Value>,
+    /// Output tokens, likewise; 1024 unless said.
     #[serde(default)]
-    pub osl: Option<u32>,
-    /// Requests in flight on the whole plan; 64 unless said.
+    pub osl: Option<Value>,
+    /// Requests a second, all GPUs together, instead of `concurrency`.
+    #[serde(default)]
+    pub rate: Option<f64>,
+    /// What of the latencies the targets hold for: `mean`, `p50`, `p90`, `p95`, `p99`.
+    #[serde(default)]
+    pub percentile: Option<String>,
+    /// Requests in flight on the whole plan; 64 unless said, or as many as the targets allow when those are given.
     #[serde(default)]
     pub concurrency: Option<u32>,
     /// Weight format; the checkpoint's own unless said.
@@ -88,7 +94,7 @@ pub struct ServeFile {
     /// `bf16` or `fp8`.
     #[serde(default)]
     pub kv_cache: Option<String>,
-    /// `steady` or `burst10x`.
+    /// `steady`, `burst10x` or `poisson`.
     #[serde(default)]
     pub arrivals: Option<String>,
     /// Target in milliseconds.
@@ -97,13 +103,19 @@ pub struct ServeFile {
     /// Target in milliseconds.
     #[serde(default)]
     pub tpot_ms: Option<f64>,
+    /// Speculative tokens that a decode step drafts; 0 unless said.
+    #[serde(default)]
+    pub mtp: Option<u32>,
+    /// How often one is taken; 0.8 unless said, which is a guess.
+    #[serde(default)]
+    pub mtp_acceptance: Option<f64>,
     /// Share of input tokens in the prefix cache.
     #[serde(default)]
     pub prefix_hit: Option<f64>,
     /// Share of the GPU's memory the engine may take.
     #[serde(default)]
     pub memory_fraction: Option<f64>,
-    /// The engine's version; accepted and echoed, priced alike for now.
+    /// The engine's version: what its release does by itself is priced where it matters.
     #[serde(default)]
     pub engine_version: Option<String>,
 }
@@ -169,7 +181,7 @@ impl JobFile {
         let convention = named.or(framework.map(Framework::convention)).unwrap_or_default();
         // A convention is a way of naming; only a named framework's rules hold. Its engines still tell serving from training.
         let engine = framework.or(Framework::of(convention));
-        let workload = workload(origin, &model, engine, self.train.as_ref(), self.serve.as_ref())?;
+        let workload = workload(origin, &model, &cluster.gpu, engine, self.train.as_ref(), self.serve.as_ref())?;
         check_cluster(origin, &cluster)?;
         if let Some(framework) = framework
             && framework.serves() != matches!(workload, Workload::Serve(_))
@@ -235,7 +247,13 @@ fn unknown(origin: &str, key: &str, value: &str, names: &[&str]) -> Error {
     Error::invalid(origin, key, value, format!("{}{hint}", names.join(", ")))
 }
 
-fn one_of<T: Copy>(origin: &str, key: &str, text: &str, all: &[T], name: impl Fn(T) -> &'static str) -> Result<T> {
+pub(super) fn one_of<T: Copy>(
+    origin: &str,
+    key: &str,
+    text: &str,
+    all: &[T],
+    name: impl Fn(T) -> &'static str,
+) -> Result<T> {
     let bare = text.to_ascii_lowercase();
     all.iter().copied().find(|t| name(*t) == bare).ok_or_else(|| {
         let names: Vec<&str> = all.iter().map(|t| name(*t)).collect();
@@ -246,6 +264,7 @@ fn one_of<T: Copy>(origin: &str, key: &str, text: &str, all: &[T], name: impl Fn
 fn workload(
     origin: &str,
     model: &Model,
+    gpu: &Gpu,
     framework: Option<Framework>,
     train: Option<&TrainFile>,
     serve: Option<&ServeFile>,
@@ -255,10 +274,10 @@ fn workload(
             Err(Error::invalid(origin, "serve", "train and serve", "exactly one of `train`, `serve`"))
         }
         (None, None) if framework.is_some_and(Framework::serves) => {
-            serve_workload(origin, model, &ServeFile::default()).map(Workload::Serve)
+            serve_workload(origin, model, gpu, framework, &ServeFile::default()).map(Workload::Serve)
         }
         (Some(file), None) => train_workload(origin, file).map(Workload::Train),
-        (None, Some(file)) => serve_workload(origin, model, file).map(Workload::Serve),
+        (None, Some(file)) => serve_workload(origin, model, gpu, framework, file).map(Workload::Serve),
         (None, None) => Err(Error::missing(origin, "train", "exactly one of `train`, `serve`")),
     }
 }
@@ -282,7 +301,13 @@ fn train_workload(origin: &str, file: &TrainFile) -> Result<Train> {
     })
 }
 
-fn serve_workload(origin: &str, model: &Model, file: &ServeFile) -> Result<Serve> {
+fn serve_workload(
+    origin: &str,
+    model: &Model,
+    gpu: &Gpu,
+    framework: Option<Framework>,
+    file: &ServeFile,
+) -> Result<Serve> {
     let quant = match file.weights.as_deref() {
         None => model.quant(),
         Some(name) => {
@@ -290,7 +315,10 @@ fn serve_workload(origin: &str, model: &Model, file: &ServeFile) -> Result<Serve
             quant_for(model, format)
         }
     };
-    let kv = file.kv_cache.as_deref().unwrap_or("bf16");
+    let kv_cache = match file.kv_cache.as_deref() {
+        None => KvFormat::usual(gpu, quant, framework == Some(Framework::Trtllm)),
+        Some(kv) => one_of(origin, "serve.kv_cache", kv, &KvFormat::ALL, KvFormat::name)?,
+    };
     let arrivals = file.arrivals.as_deref().unwrap_or("steady");
     let target = |key: &str, ms: Option<f64>| match ms {
         None => Ok(None),
@@ -298,18 +326,22 @@ fn serve_workload(origin: &str, model: &Model, file: &ServeFile) -> Result<Serve
         Some(ms) => Err(Error::invalid(origin, key, ms, "a positive number of milliseconds")),
     };
     let usual = Serve::of(quant);
-    Ok(Serve {
-        isl: file.isl.unwrap_or(usual.isl),
-        osl: file.osl.unwrap_or(usual.osl),
+    let mut serve = Serve {
         concurrency: file.concurrency.unwrap_or(usual.concurrency),
         quant,
-        kv_cache: one_of(origin, "serve.kv_cache", kv, &KvFormat::ALL, KvFormat::name)?,
+        kv_cache,
         arrivals: one_of(origin, "serve.arrivals", arrivals, &Arrivals::ALL, Arrivals::name)?,
         ttft: target("serve.ttft_ms", file.ttft_ms)?,
         tpot: target("serve.tpot_ms", file.tpot_ms)?,
         prefix_hit: file.prefix_hit.unwrap_or(0.0),
         memory_fraction: file.memory_fraction,
-    })
+        release: file.engine_version.as_deref().and_then(Release::read),
+        mtp: file.mtp.unwrap_or(usual.mtp),
+        mtp_acceptance: file.mtp_acceptance.unwrap_or(usual.mtp_acceptance),
+        ..usual
+    };
+    super::load::load(origin, file, &mut serve)?;
+    Ok(serve)
 }
 
 /// The reach of a weight format on a model: its checkpoint's own when that is the same family, else what publishers of that

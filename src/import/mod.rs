@@ -3,6 +3,7 @@
 pub mod command;
 pub mod document;
 pub mod job;
+mod load;
 pub mod verify;
 mod verify_launch;
 mod verify_model;

@@ -101,6 +101,7 @@ fn knobs(plan: &Plan) -> Args {
         (k.dp_overlap, "ddp.overlap_grad_reduce"),
         (k.dp_overlap, "ddp.overlap_param_gather"),
         (k.ep_overlap, "model.overlap_moe_expert_parallel_comm"),
+        (k.pp_overlap, "model.overlap_p2p_comm"),
     ];
     for (toggle, key) in toggles {
         a.key_if(toggle != Toggle::Default, key, toggle == Toggle::On);

@@ -144,6 +144,8 @@ fn parallel(plan: &Plan) -> Args {
         a.flag_if(k.zero >= 1, "--overlap-param-gather");
     }
     a.flag_if(k.ep_overlap == Toggle::On, "--overlap-moe-expert-parallel-comm");
+    // Only the interleaved schedule can overlap its sends, and does unless told.
+    a.flag_if(k.pp_overlap == Toggle::Off && k.vpp > 1, "--no-overlap-p2p-communication");
     a
 }
 

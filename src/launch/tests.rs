@@ -6,7 +6,7 @@ use crate::cluster::{
     ScaleUp,
 };
 use crate::import::command::{ReadCommand, read};
-use crate::job::{Arrivals, GradDtype, KvFormat, Precision};
+use crate::job::{GradDtype, KvFormat, Precision};
 use crate::model::{Block, DenseMlp, Gqa, Mixer, Mla, Mlp, Model, ModelSpec, Moe, Norm, QkNorm, Quant, Run};
 use crate::plan::{Draft, Module, Purpose, Recompute, Schedule, Toggle};
 use crate::units::{Bytes, BytesPerSec, FlopPerSec, Seconds};
@@ -99,6 +99,7 @@ fn cluster(nodes: u32) -> Cluster {
             prefill_attention: AttentionFit { t0: Seconds::new(1e-5), compute: 0.5, half_length: 1000.0 },
             decode_attention: DecodeFit { t0: Seconds::new(1e-5), memory: 0.7 },
             moe: MoeFit { t0: Seconds::new(1e-5), compute: 0.5, memory: 0.7, permute: 2.0 },
+            experts: Vec::new(),
             custom_all_reduce: Vec::new(),
             collectives: [const { Vec::new() }; 4],
             source: Vec::new(),
@@ -131,13 +132,9 @@ fn serving(model: &Model, nodes: u32, dice: &mut Dice) -> Job {
         isl: 4000,
         osl: 1000,
         concurrency: 64,
-        quant: Quant::NONE,
         kv_cache: *dice.pick(&KvFormat::ALL),
-        arrivals: Arrivals::Steady,
-        ttft: None,
-        tpot: None,
-        prefix_hit: 0.0,
         memory_fraction: Some(0.9),
+        ..Serve::of(Quant::NONE)
     };
     Job::new(model.clone(), cluster(nodes), Workload::Serve(serve)).unwrap()
 }
@@ -186,6 +183,9 @@ fn random_plan(framework: Framework, moe: bool, dice: &mut Dice) -> Option<Plan>
         knobs.tp_overlap = *dice.pick(&[Toggle::Default, Toggle::On]);
         knobs.dp_overlap = *dice.pick(&[Toggle::Default, Toggle::On]);
         knobs.ep_overlap = *dice.pick(&[Toggle::Default, Toggle::Default, Toggle::On]);
+        if matches!(framework, Framework::Megatron | Framework::Bridge) && knobs.vpp > 1 {
+            knobs.pp_overlap = *dice.pick(&[Toggle::Default, Toggle::Off]);
+        }
         if framework == Framework::Torchtitan {
             knobs.dp_replicate = *dice.pick(&[1, 1, 2]);
             knobs.pp_microbatches = if pp > 1 { *dice.pick(&[4, 8]) } else { 0 };

@@ -89,7 +89,7 @@ impl fmt::Display for Value {
 /// The largest degree that is read; larger ones are typing slips.
 pub const MOST_DEGREE: u32 = 1 << 20;
 
-const TRAIN_KNOBS: [&str; 14] = [
+const TRAIN_KNOBS: [&str; 15] = [
     "micro_batch",
     "vpp",
     "recompute",
@@ -100,6 +100,7 @@ const TRAIN_KNOBS: [&str; 14] = [
     "tp_overlap",
     "dp_overlap",
     "ep_overlap",
+    "pp_overlap",
     "fused_kernels",
     "loss_fusion",
     "first_stage_layers",
@@ -243,6 +244,7 @@ impl Draft {
             "tp_overlap" => self.knobs.tp_overlap = toggle()?,
             "dp_overlap" => self.knobs.dp_overlap = toggle()?,
             "ep_overlap" => self.knobs.ep_overlap = toggle()?,
+            "pp_overlap" => self.knobs.pp_overlap = toggle()?,
             "fused_kernels" => self.knobs.fused_kernels = toggle()?,
             "loss_fusion" => self.knobs.loss_fusion = toggle()?,
             "recompute" => {

@@ -224,6 +224,8 @@ pub struct Knobs {
     pub dp_overlap: Toggle,
     /// Expert all-to-all hidden behind another micro-batch.
     pub ep_overlap: Toggle,
+    /// Activations between pipeline stages sent while the next chunk computes; by itself when interleaved.
+    pub pp_overlap: Toggle,
     /// Fused kernels that keep less (Transformer Engine's), not a framework's own PyTorch operations.
     pub fused_kernels: Toggle,
     /// Cross entropy fused with its softmax, logits kept once in 16 bits.
@@ -263,6 +265,7 @@ impl Default for Knobs {
             tp_overlap: Toggle::Default,
             dp_overlap: Toggle::Default,
             ep_overlap: Toggle::Default,
+            pp_overlap: Toggle::Default,
             fused_kernels: Toggle::Default,
             loss_fusion: Toggle::Default,
             first_stage_layers: 0,
@@ -342,6 +345,7 @@ impl Plan {
                 ("tp_overlap", k.tp_overlap),
                 ("dp_overlap", k.dp_overlap),
                 ("ep_overlap", k.ep_overlap),
+                ("pp_overlap", k.pp_overlap),
                 ("fused_kernels", k.fused_kernels),
                 ("loss_fusion", k.loss_fusion),
             ] {

@@ -211,6 +211,8 @@ rules! {
     Ttft "ttft" AtMost "the first token comes after {need} s, and the target is {have} s" "concurrency";
     /// Misses the target of the next tokens.
     Tpot "tpot" AtMost "a token takes {need} s, and the target is {have} s" "concurrency";
+    /// More requests come than are answered.
+    Rate "rate" AtMost "{need} requests/s come, and the plan answers {have} at most" "more GPUs or replicas";
 }
 
 /// A plan that cannot work: the rule and its two numbers. Data, no words: [`fmt::Display`] has them.

@@ -166,4 +166,5 @@ sources! {
     Memory: any "this program's memory model";
     Ttft: any "the job's own target";
     Tpot: any "the job's own target";
+    Rate: any "the job's own load";
 }

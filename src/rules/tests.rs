@@ -6,7 +6,7 @@ use crate::cluster::{
     Architecture, AttentionFit, Basis, Blend, Cluster, DecodeFit, Dtype, Efficiency, Gpu, KernelFit, LinkKind, MoeFit,
     Network, NetworkKind, ScaleUp,
 };
-use crate::job::{Arrivals, GradDtype, KvFormat, Precision, Serve, Train, Workload};
+use crate::job::{GradDtype, Precision, Serve, Train, Workload};
 use crate::mesh::Convention;
 use crate::model::{
     Block, DeltaNet, DenseMlp, Gqa, Mixer, Mla, Mlp, Model, ModelSpec, Moe, Norm, Quant, QuantScope, Run, WeightFormat,
@@ -39,6 +39,7 @@ fn cluster(gpus: u32) -> Cluster {
             prefill_attention: AttentionFit { t0: zero, compute: 0.5, half_length: 100.0 },
             decode_attention: DecodeFit { t0: zero, memory: 0.5 },
             moe: MoeFit { t0: zero, compute: 0.5, memory: 0.5, permute: 2.0 },
+            experts: Vec::new(),
             custom_all_reduce: Vec::new(),
             collectives: [Vec::new(), Vec::new(), Vec::new(), Vec::new()],
             source: Vec::new(),
@@ -96,13 +97,7 @@ fn serve(format: WeightFormat) -> Workload {
         isl: 1024,
         osl: 256,
         concurrency: 8,
-        quant: Quant { format, scope: QuantScope::Linears },
-        kv_cache: KvFormat::Bf16,
-        arrivals: Arrivals::Steady,
-        ttft: None,
-        tpot: None,
-        prefix_hit: 0.0,
-        memory_fraction: None,
+        ..Serve::of(Quant { format, scope: QuantScope::Linears })
     })
 }
 

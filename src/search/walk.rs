@@ -7,7 +7,7 @@ use super::known::{Known, ROOM, behind};
 use super::layers::SharedLayers;
 use crate::cost::{MemoryLedger, MemoryTerm, TimeLedger, TimeTerm};
 use crate::estimate::train::{self, Priced, Step};
-use crate::estimate::{self, Cut, Estimate, Memory, Time};
+use crate::estimate::{self, Cut, Estimate, Memory};
 use crate::job::{Job, Train, Workload};
 use crate::mesh::Convention;
 use crate::plan::{Knobs, Plan, Recompute};
@@ -126,8 +126,7 @@ impl<'a> Walk<'a> {
             self.refuse(Rule::Memory, plan, estimate::memory_rejection(&memory));
             return;
         }
-        let time = estimate::time(self.job, self.convention, plan);
-        self.take(plan, Estimate { memory, time });
+        self.take(plan, estimate::estimate(self.job, self.convention, plan));
     }
 
     /// Whether a rule on knobs refuses a plan, and as many that differ in nothing rules look at.
@@ -330,7 +329,7 @@ impl<'a> Walk<'a> {
         bytes.add(MemoryTerm::Weights, floor);
         time.add(TimeTerm::Compute, seconds);
         let memory = Memory { ledger: bytes, worst_stage: 0, capacity: self.job.cluster.gpu.memory };
-        let estimate = Estimate { memory, time: Time::Train(Step { ledger: time, slowest_stage: 0 }) };
+        let estimate = Estimate::of_step(memory, Step { ledger: time, slowest_stage: 0 });
         // Every objective and both figures of the trade grow worse with time and with memory.
         let value = self.options.objective.value(self.job, plan, &estimate);
         let full = self.best.len() >= self.options.variants;
@@ -374,7 +373,7 @@ impl<'a> Walk<'a> {
         }
         let (pricing, layers) = self.layers.of(plan);
         let step = train::step_of(pricing, layers, cut);
-        self.take(plan, Estimate { memory, time: Time::Train(step) });
+        self.take(plan, Estimate::of_step(memory, step));
     }
 }
 

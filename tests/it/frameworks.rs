@@ -6,7 +6,7 @@ use meshwright::catalog;
 use meshwright::framework::Framework;
 use meshwright::import::command;
 use meshwright::import::verify::{VerifyRequest, run_on};
-use meshwright::job::{Arrivals, GradDtype, Job, KvFormat, Precision, Serve, Train, Workload};
+use meshwright::job::{GradDtype, Job, Precision, Serve, Train, Workload};
 use meshwright::launch::{Launch, launch};
 use meshwright::plan::{Draft, Plan};
 use meshwright::rules;
@@ -33,18 +33,7 @@ impl Dice {
 fn job(framework: Framework, model: &str, gpus: u32) -> Job {
     let model = catalog::model(model).unwrap();
     let workload = if framework.serves() {
-        Workload::Serve(Serve {
-            isl: 2048,
-            osl: 512,
-            concurrency: 64,
-            quant: model.quant(),
-            kv_cache: KvFormat::Bf16,
-            arrivals: Arrivals::Steady,
-            ttft: None,
-            tpot: None,
-            prefix_hit: 0.0,
-            memory_fraction: None,
-        })
+        Workload::Serve(Serve { isl: 2048, osl: 512, concurrency: 64, ..Serve::of(model.quant()) })
     } else {
         Workload::Train(Train {
             seq_len: 4096,

@@ -13,6 +13,7 @@ mod published;
 mod ranks;
 mod schema;
 mod search;
+mod serving;
 mod tidy;
 mod tool;
 mod validation;

@@ -267,3 +267,30 @@ fn what_cannot_be_traced_says_so() {
         assert!(scratch.names().is_empty(), "nothing is written");
     }
 }
+
+#[test]
+fn every_overlap_is_a_switch_that_time_obeys() {
+    let step = |plan: &str| {
+        let said = tool(&[
+            "estimate",
+            "--model",
+            "qwen3-30b-a3b",
+            "--cluster",
+            "32xH100",
+            "--format",
+            "json",
+            "--convention",
+            "megatron",
+            plan,
+        ]);
+        said.json()["train"]["step_time_s"].as_f64().expect("a time")
+    };
+    let plan = "tp2 pp2 dp8 ep8 etp1 mb1 vpp2";
+    for knob in ["tp_overlap", "dp_overlap", "ep_overlap", "pp_overlap"] {
+        let (on, off) = (step(&format!("{plan} {knob}=true")), step(&format!("{plan} {knob}=false")));
+        assert!(on < off, "{knob}: {on} {off}");
+    }
+    assert!((step(plan) - step(&format!("{plan} pp_overlap=true"))).abs() < 1e-12, "interleaving overlaps by itself");
+    let plain = "tp2 pp2 dp8 ep8 etp1 mb1";
+    assert!((step(plain) - step(&format!("{plain} pp_overlap=false"))).abs() < 1e-12, "a plain pipeline does not");
+}

@@ -30,10 +30,11 @@ fn short(path: &Path) -> String {
 /// Rooms of the core, then of the shell: a room may use those before it.
 ///
 /// `architecture.md` puts search before rank; search keeps the best rows and so uses rank.
-const CORE: [&str; 19] = [
+const CORE: [&str; 21] = [
     "units",
     "model",
     "cluster",
+    "lengths",
     "job",
     "mesh",
     "plan",
@@ -44,6 +45,7 @@ const CORE: [&str; 19] = [
     "estimate",
     "rank",
     "search",
+    "goal",
     "robust",
     "claim",
     "verify",

@@ -2,7 +2,8 @@
 
 use meshwright::catalog;
 use meshwright::framework::Framework;
-use meshwright::job::{Arrivals, GradDtype, Job, KvFormat, Precision, Serve, Train, Workload};
+use meshwright::job::{Arrivals, GradDtype, Job, KvFormat, Load, Percentile, Precision, Serve, Train, Workload};
+use meshwright::lengths::Spread;
 use meshwright::mesh::Convention;
 use meshwright::model::{
     Block, DenseMlp, Gqa, Mixer, Mla, Mlp, Model, ModelSpec, Moe, Norm, QkNorm, Quant, QuantScope, Run, WeightFormat,
@@ -175,6 +176,24 @@ pub(crate) fn train() -> impl Strategy<Value = Train> {
         })
 }
 
+/// How much is asked, of which lengths, with which drafts; the rest is the usual.
+fn load() -> impl Strategy<Value = Serve> {
+    (
+        select(vec![Load::InFlight, Load::InFlight, Load::Most, Load::Rate(0.01), Load::Rate(30.0)]),
+        select(vec![0.0, 0.0, 0.5, 20.0]),
+        select(vec![Percentile::Mean, Percentile::Mean, Percentile::P50, Percentile::P99]),
+        select(vec![0_u32, 0, 1, 4]),
+    )
+        .prop_map(|(load, cv2, percentile, mtp)| Serve {
+            load,
+            isl_spread: Spread { cv2, p95: 0 },
+            osl_spread: Spread { cv2, p95: 0 },
+            percentile,
+            mtp,
+            ..Serve::of(Quant::NONE)
+        })
+}
+
 /// A serving workload; weights are the model's own.
 pub(crate) fn serve() -> impl Strategy<Value = Serve> {
     (
@@ -182,22 +201,22 @@ pub(crate) fn serve() -> impl Strategy<Value = Serve> {
         select(vec![1_u32, 16, 1024]),
         select(vec![1_u32, 7, 64, 1024]),
         select(vec![KvFormat::Bf16, KvFormat::Fp8]),
-        select(vec![Arrivals::Steady, Arrivals::Burst10x]),
+        select(vec![Arrivals::Steady, Arrivals::Burst10x, Arrivals::Poisson]),
         select(vec![0.0, 0.5, 1.0]),
         select(vec![None, None, Some(0.5), Some(1.0)]),
         select(vec![None, None, None, Some(0.05)]),
+        load(),
     )
-        .prop_map(|(isl, osl, concurrency, kv_cache, arrivals, prefix_hit, memory_fraction, tpot)| Serve {
+        .prop_map(|(isl, osl, concurrency, kv_cache, arrivals, prefix_hit, memory_fraction, tpot, load)| Serve {
             isl,
             osl,
             concurrency,
-            quant: Quant::NONE,
             kv_cache,
             arrivals,
-            ttft: None,
             tpot: tpot.map(Seconds::new),
             prefix_hit,
             memory_fraction,
+            ..load
         })
 }
 

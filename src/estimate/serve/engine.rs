@@ -1,8 +1,13 @@
 //! What the engines do by themselves.
 
+use crate::cluster::ExpertMaker;
+use crate::job::Release;
 use crate::mesh::Convention;
 
 /// What an engine does by itself: constants with a meaning, one record an engine.
+///
+/// Host time, prefill time and the first token's constants are fitted to measured points (see `docs/MODEL-serving.md` for the
+/// list, the data and the residuals); the rest are the engine's own defaults.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct EngineProfile {
     /// Share of the memory it takes unless told otherwise.
@@ -11,52 +16,93 @@ pub struct EngineProfile {
     pub chunk: f64,
     /// Requests it samples at once, at most.
     pub max_sequences: f64,
-    /// Host time of a decode step.
-    pub host_s: f64,
-    /// Host and scheduling time before a first token.
-    pub first_token_s: f64,
-    /// Share of the queue of a burst that the mean request waits for.
-    pub burst_share: f64,
     /// Non-PyTorch memory beside the context: communicators, all-reduce buffers, workspaces.
     pub other_bytes: f64,
     /// Captured graphs.
     pub graph_bytes: f64,
+    /// Whose expert kernels it runs.
+    pub experts: ExpertMaker,
+    /// Whether a step mixes prefill and decode; without, decode waits while a prefill step runs.
+    pub mixes: bool,
+    /// Whether attention data-parallel ranks prefill in the same steps (a balancer holds requests back until all have one).
+    pub aligned_prefill: bool,
+    /// Time of one of the small kernels between the large ones: norms, activations, quantisation, routing. Fitted.
+    pub small_kernel_s: f64,
+    /// Host time of a step that the GPU waits for. Fitted.
+    pub host_s: f64,
+    /// Host time of a step for each running request: scheduling, sampling, output. Fitted.
+    pub request_s: f64,
+    /// Time of a prefill over that of its kernels: launches outside of graphs, copies, uneven chunks. Fitted.
+    pub prefill: f64,
+    /// The release from which most of the small kernels are fused into their neighbours.
+    pub fused_since: Release,
+    /// What is left of their time then; earlier and unnamed releases run all of them. Fitted.
+    pub fused: f64,
+    /// Prefills of the others that the mean request of a loop that starts with a burst waits for, as a share of them all. Half of
+    /// the first wave's would be .05 of them; what was prefilled together also ends together. Fitted.
+    pub burst_share: f64,
+    /// Decode steps until the first output leaves: engines stream in groups of tokens, and schedule before. Fitted.
+    pub first_steps: f64,
 }
 
-/// vLLM 0.24 and later: utilisation .9; logs show 2.75 GiB of non-torch memory for DeepSeek-V3 and .26 to .58 GiB of graphs.
+/// vLLM: utilisation .9; logs show 2.75 GiB of non-torch memory for DeepSeek-V3 and .26 to .58 GiB of graphs.
 const VLLM: EngineProfile = EngineProfile {
     memory_fraction: 0.9,
     chunk: 8192.0,
     max_sequences: 1024.0,
-    host_s: 0.5e-3,
-    first_token_s: 23e-3,
-    burst_share: 0.077,
     other_bytes: 2.35e9,
     graph_bytes: 0.5e9,
+    experts: ExpertMaker::Vllm,
+    mixes: true,
+    aligned_prefill: false,
+    small_kernel_s: 8.4e-6,
+    host_s: 0.17e-3,
+    request_s: 15e-6,
+    prefill: 1.19,
+    fused_since: Release(0, 18, 0),
+    fused: 0.65,
+    burst_share: 0.070,
+    first_steps: 3.0,
 };
 
-/// SGLang 0.5: static fraction about .88; its scheduler batches prefills, so bursts wait longer.
+/// SGLang: static fraction about .88; its scheduler runs waiting prefills before anything else.
 const SGLANG: EngineProfile = EngineProfile {
     memory_fraction: 0.88,
     chunk: 8192.0,
     max_sequences: 512.0,
-    host_s: 0.6e-3,
-    first_token_s: 165e-3,
-    burst_share: 0.15,
     other_bytes: 2.0e9,
     graph_bytes: 1.5e9,
+    experts: ExpertMaker::Sglang,
+    mixes: false,
+    aligned_prefill: false,
+    small_kernel_s: 7.2e-6,
+    host_s: 0.64e-3,
+    request_s: 6.8e-6,
+    prefill: 1.10,
+    fused_since: Release(0, 5, 9),
+    fused: 0.58,
+    burst_share: 0.095,
+    first_steps: 16.5,
 };
 
-/// TensorRT-LLM 1.3: 90 % of what is free once weights and activations are placed.
+/// TensorRT-LLM: 90 % of what is free once weights and activations are placed.
 const TRTLLM: EngineProfile = EngineProfile {
     memory_fraction: 0.9,
     chunk: 8192.0,
     max_sequences: 512.0,
-    host_s: 0.4e-3,
-    first_token_s: 40e-3,
-    burst_share: 0.10,
     other_bytes: 2.5e9,
     graph_bytes: 0.8e9,
+    experts: ExpertMaker::Trtllm,
+    mixes: true,
+    aligned_prefill: true,
+    small_kernel_s: 5.2e-6,
+    host_s: 0.29e-3,
+    request_s: 4.2e-6,
+    prefill: 1.13,
+    fused_since: Release(1, 2, 0),
+    fused: 0.35,
+    burst_share: 0.050,
+    first_steps: 6.7,
 };
 
 impl EngineProfile {
@@ -73,5 +119,11 @@ impl EngineProfile {
             | Convention::Torchtitan
             | Convention::Deepspeed => VLLM,
         }
+    }
+
+    /// Time of a small kernel in a release.
+    #[must_use]
+    pub fn small_kernel(&self, release: Option<Release>) -> f64 {
+        self.small_kernel_s * if release.is_some_and(|r| r >= self.fused_since) { self.fused } else { 1.0 }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::catalog;
-use crate::job::{Arrivals, KvFormat, Workload};
+use crate::job::Workload;
 use crate::model::{Quant, QuantScope, WeightFormat};
 use crate::plan::Knobs;
 use crate::units::Bytes;
@@ -45,13 +45,8 @@ fn job(fact: &Fact) -> (Job, Serve, Plan) {
         isl: 1024,
         osl: 1024,
         concurrency: 256,
-        quant: Quant { format: fact.format, scope: QuantScope::Linears },
-        kv_cache: KvFormat::Bf16,
-        arrivals: Arrivals::Steady,
-        ttft: None,
-        tpot: None,
-        prefix_hit: 0.0,
         memory_fraction: Some(fact.utilization),
+        ..Serve::of(Quant { format: fact.format, scope: QuantScope::Linears })
     };
     let model = catalog::model(fact.model).unwrap();
     let moe = model.moe().is_some();

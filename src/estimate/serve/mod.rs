@@ -5,11 +5,17 @@
 
 mod engine;
 mod memory;
+mod queue;
+mod speculate;
+mod step;
 mod time;
 mod words;
 
 pub use engine::EngineProfile;
 pub use memory::{kv_tokens_per_rank, memory, stage_memory};
+pub(crate) use queue::largest;
+pub use queue::{Latency, Loaded, settle, under_load};
+pub use speculate::{accepted, speculated};
 pub use time::{Service, service};
 pub use words::formula;
 
@@ -41,7 +47,8 @@ impl Load {
             replicas: f64::from(replicas),
             ranks: f64::from(ranks),
             requests,
-            context: isl + osl / 2.0,
+            // Long answers stay longer, so more of those in flight are long.
+            context: isl + osl * (1.0 + serve.osl_spread.cv2) / 2.0,
             longest: isl + osl,
         }
     }

@@ -111,13 +111,8 @@ pub(super) fn step_by_stage(
     let hop =
         if mesh.pp() > 1 { pricing.collective(pricing.groups.pp, Collective::SendRecv, 2.0 * t * h / r) } else { 0.0 };
     // Interleaving overlaps its hops; a plain pipeline waits for one each way.
-    let hops = if mesh.pp() == 1 {
-        0.0
-    } else if knobs.vpp > 1 {
-        0.2 * f64::from(knobs.vpp) * 2.0 * hop
-    } else {
-        2.0 * hop
-    };
+    let shown = if knobs.pp_overlap.or(knobs.vpp > 1) { 0.2 } else { 1.0 };
+    let hops = shown * f64::from(knobs.vpp.max(1)) * 2.0 * hop;
 
     let mut slowest = (0.0, &cut.sorts[0], LayerTime::default());
     let mut sum = 0.0;

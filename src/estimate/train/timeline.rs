@@ -1,6 +1,6 @@
 //! A step slice by slice: the estimate's own stage times run through the simulated schedule.
 
-use super::layer::{LayerTime, Pricing};
+use super::layer::{Bare, LayerTime, Pricing};
 use super::micro_batches;
 use super::time::{Step, step_by_stage};
 use crate::cost::TimeTerm;
@@ -46,7 +46,9 @@ pub fn timeline(job: &Job, train: &Train, convention: Convention, plan: &Plan) -
     let mut stages: Vec<LayerTime> = Vec::with_capacity(plan.mesh.pp() as usize);
     let pricing = Pricing::new(job, train, convention, plan);
     let cut = Cut::apart(convention, &job.model, plan);
-    let step = step_by_stage(&pricing, &pricing.layers(), &cut, &mut |time| stages.push(*time));
+    let bare: Vec<Bare> = pricing.bare().collect();
+    let layers: Vec<LayerTime> = pricing.recomputed(&bare).collect();
+    let step = step_by_stage(&pricing, &layers, &cut, &mut |time| stages.push(*time));
     let n = micro_batches(train, plan);
     let knobs = &plan.knobs;
     let micro = f64::from(n);

@@ -27,6 +27,9 @@ pub(super) fn megatron(source: &Source<'_>) -> Result<ReadCommand, CommandError>
     k.tp_overlap = on(f.has(&["--tp-comm-overlap"]));
     k.dp_overlap = on(f.has(&["--overlap-grad-reduce"]));
     k.ep_overlap = on(f.has(&["--overlap-moe-expert-parallel-comm"]));
+    if f.has(&["--no-overlap-p2p-communication"]) {
+        k.pp_overlap = Toggle::Off;
+    }
     out.train.precision = precision(f)?;
     let in_bf16 = f.has(&["--grad-reduce-in-bf16"]);
     out.train.grad_dtype = Some(if in_bf16 { GradDtype::Bf16 } else { GradDtype::Fp32 });
@@ -299,6 +302,7 @@ fn bridge_knobs(keys: &Keys, k: &mut Knobs) -> Result<(), CommandError> {
     k.tp_overlap = toggle("tp_comm_overlap")?;
     k.dp_overlap = toggle("overlap_grad_reduce")?;
     k.ep_overlap = toggle("overlap_moe_expert_parallel_comm")?;
+    k.pp_overlap = toggle("overlap_p2p_comm")?;
     Ok(())
 }
 

@@ -1,0 +1,331 @@
+//! One step of an engine: some requests decode a token each, some tokens of a prompt are prefilled beside them.
+
+use super::{EngineProfile, Load};
+use crate::cluster::{Collective, ExpertFit, GemmKind};
+use crate::cost::compute::{self, Engine};
+use crate::cost::memory as mem;
+use crate::cost::network::{self, Exchange, Tier};
+use crate::cost::ops::{self, Part};
+use crate::estimate::StageSpan;
+use crate::estimate::train::Groups;
+use crate::job::{Job, Serve};
+use crate::mesh::Convention;
+use crate::model::{Block, MOST_KINDS, Mixer, Mla, WeightFormat, matrices};
+use crate::plan::Plan;
+
+/// Share of a kernel's fixed time that is left when kernels follow each other in a captured graph. Fitted.
+const IN_GRAPH: f64 = 0.48;
+
+/// Small kernels around a projection of 8-bit or nvfp4 weights: its norm, activation or rotary embedding writes the narrow input.
+/// 16-bit projections have them fused.
+const AROUND_PROJECTION: f64 = 1.0;
+
+/// The same for weights scaled by blocks, whose inputs are quantised by a kernel of their own.
+const AROUND_BLOCK_PROJECTION: f64 = 2.0;
+
+/// Small kernels beside the experts' fused one: two norms, router, scores, top-k, sorting, shared gate, sum.
+const AROUND_EXPERTS: f64 = 8.0;
+
+/// Small kernels of a linear-attention layer: convolution, gates, norms of keys and queries, the scan, its norm and gate.
+const AROUND_LINEAR: f64 = 10.0;
+
+/// Load of the fullest expert rank over the mean: the tables' power-law routing multiplies MoE latency by 1.05 to 1.3.
+const IMBALANCE: f64 = 1.2;
+
+/// A step on one attention rank.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Step {
+    /// Requests that decode a token.
+    pub(super) decode: f64,
+    /// Their mean context.
+    pub(super) context: f64,
+    /// Tokens that are prefilled.
+    pub(super) prefill: f64,
+    /// Length of the prompts they are part of.
+    pub(super) length: f64,
+}
+
+impl Step {
+    const fn tokens(self) -> f64 {
+        self.decode + self.prefill
+    }
+}
+
+/// What pricing a step takes, looked up once.
+pub(super) struct Pricing<'a> {
+    pub(super) job: &'a Job,
+    serve: &'a Serve,
+    convention: Convention,
+    plan: &'a Plan,
+    groups: Groups,
+    pub(super) load: Load,
+    pub(super) profile: EngineProfile,
+    attention: (Engine, f64, f64),
+    dense: (Engine, f64, f64),
+    plain: Engine,
+    experts: Option<ExpertFit>,
+    small_kernel: f64,
+}
+
+/// Small kernels around a projection.
+const fn around(format: WeightFormat) -> f64 {
+    match format {
+        WeightFormat::Fp8 | WeightFormat::Int8 | WeightFormat::Nvfp4 => AROUND_PROJECTION,
+        WeightFormat::Fp8Block => AROUND_BLOCK_PROJECTION,
+        // No narrow input to write.
+        WeightFormat::Fp32 | WeightFormat::Bf16 | WeightFormat::Fp16 | WeightFormat::Int4 | WeightFormat::Mxfp4 => 0.0,
+    }
+}
+
+impl<'a> Pricing<'a> {
+    pub(super) fn new(job: &'a Job, serve: &'a Serve, convention: Convention, plan: &'a Plan) -> Self {
+        let gpu = &job.cluster.gpu;
+        let profile = EngineProfile::of(convention);
+        let small_kernel = profile.small_kernel(serve.release);
+        let engine = |format: WeightFormat| {
+            (Engine::new(gpu, compute::serve_kind(format, gpu)), format.bytes(), small_kernel * around(format))
+        };
+        Self {
+            job,
+            serve,
+            convention,
+            plan,
+            groups: Groups::new(&job.cluster, convention, &plan.mesh, plan.knobs.replicas),
+            load: Load::new(serve, plan),
+            profile,
+            attention: engine(serve.quant.attention()),
+            dense: engine(serve.quant.dense()),
+            plain: Engine::new(gpu, GemmKind::Bf16),
+            experts: gpu.efficiency.experts(profile.experts, serve.quant.experts()),
+            small_kernel,
+        }
+    }
+
+    /// Seconds of one layer of a kind.
+    fn layer(&self, kind: usize, step: Step) -> f64 {
+        let model = &self.job.model;
+        let block = &model.blocks()[kind];
+        let mesh = &self.plan.mesh;
+        let tokens = step.tokens();
+        let gemm = |(engine, bytes, around): &(Engine, f64, f64), n: f64, k: f64| {
+            engine.gemm_in_graph(tokens, n, k, *bytes, IN_GRAPH) + around
+        };
+        let latent = match block.mixer {
+            Mixer::Mla(a) => Some(a),
+            Mixer::Gqa(_) | Mixer::DeltaNet(_) | Mixer::Mamba2(_) | Mixer::None {} => None,
+        };
+        let h = f64::from(model.spec().hidden);
+        let mut seconds = 0.0;
+        ops::gemms(model, block, mesh, &mut |g| {
+            seconds += match g.part {
+                // Below: engines fuse and absorb some of latent attention's projections.
+                Part::Attention if latent.is_some() => 0.0,
+                Part::Attention => gemm(&self.attention, g.n, g.k),
+                Part::Dense => gemm(&self.dense, g.n, g.k),
+                Part::Router => self.plain.gemm_in_graph(tokens, g.n, g.k, 2.0, IN_GRAPH),
+                // The fused kernel below.
+                Part::Experts => 0.0,
+            };
+        });
+        if let Some(a) = latent {
+            latent_projections(&a, h, f64::from(mesh.tp()), &mut |n, k| seconds += gemm(&self.attention, n, k));
+        }
+        if matches!(block.mixer, Mixer::DeltaNet(_) | Mixer::Mamba2(_)) {
+            seconds += self.small_kernel * AROUND_LINEAR;
+        }
+        seconds += self.decode_core(block, step) + self.prefill_core(block, step);
+        // Bytes of two norms, rotary embedding and activation function.
+        seconds += 4.0 * tokens * h * 4.0 / (0.8 * self.job.cluster.gpu.hbm.get());
+        seconds + self.experts(block, step) + self.communication(block, step)
+    }
+
+    fn decode_core(&self, block: &Block, step: Step) -> f64 {
+        let requests = step.decode;
+        if requests <= 0.0 {
+            return 0.0;
+        }
+        let mesh = &self.plan.mesh;
+        let gpu = &self.job.cluster.gpu;
+        let fit = gpu.efficiency.decode_attention;
+        let bandwidth = fit.memory * gpu.hbm.get();
+        let kept = mem::window_tokens(block, step.context);
+        let number = self.serve.kv_cache.bytes();
+        let per_token = mem::kv_per_token(block, mesh, self.plan.knobs.dcp, number);
+        match block.mixer {
+            Mixer::None {} => 0.0,
+            Mixer::Gqa(_) => IN_GRAPH * fit.t0.get() + requests * kept * per_token / bandwidth,
+            // The state is read and written.
+            Mixer::DeltaNet(_) | Mixer::Mamba2(_) => {
+                requests * 2.0 * mem::state_per_request(block, mesh) / (0.8 * gpu.hbm.get())
+            }
+            Mixer::Mla(a) => {
+                // Absorbed weights: every head works on the latent, which takes FLOP as well as bytes.
+                let seen = a.indexer.map_or(kept, |i| kept.min(f64::from(i.top_k)));
+                let heads = f64::from(a.heads) / f64::from(mesh.tp());
+                let (latent, rope) = (f64::from(a.kv_lora), f64::from(a.rope));
+                let peak = gpu.peak16().get();
+                let flop = 2.0 * requests * heads * (2.0 * latent + rope) * seen;
+                // The indexer reads its own key of every token.
+                let index = a.indexer.map_or(0.0, |i| kept * (f64::from(i.dim) + 4.0));
+                let bytes =
+                    requests * (seen * (latent + rope) * number + index) / f64::from(self.plan.knobs.dcp.max(1));
+                let absorbed = heads * latent * (f64::from(a.nope) + f64::from(a.v));
+                IN_GRAPH * 14.5e-6
+                    + (flop / (0.72 * peak)).hypot(bytes / bandwidth)
+                    + 2.0 * requests * absorbed / (0.5 * peak)
+                    + 2.0 * absorbed / (0.8 * gpu.hbm.get())
+            }
+        }
+    }
+
+    fn prefill_core(&self, block: &Block, step: Step) -> f64 {
+        if step.prefill <= 0.0 {
+            return 0.0;
+        }
+        let gpu = &self.job.cluster.gpu;
+        let mesh = &self.plan.mesh;
+        let flop = step.prefill * ops::core_flop(block, mesh, step.length);
+        match block.mixer {
+            Mixer::None {} => 0.0,
+            Mixer::Gqa(_) => compute::attention(gpu, flop, step.length),
+            Mixer::Mla(a) => {
+                let heads = f64::from(a.heads) / f64::from(mesh.tp());
+                let up = 2.0 * step.prefill * heads * (f64::from(a.nope) + f64::from(a.v)) * f64::from(a.kv_lora);
+                compute::attention(gpu, flop, step.length) + up / (0.6 * gpu.peak16().get())
+            }
+            // Chunked scans: small matrix products, and four passes over the inputs.
+            Mixer::DeltaNet(_) | Mixer::Mamba2(_) => {
+                let width = ops::linear_width(block) / f64::from(mesh.tp());
+                30e-6 + flop / (0.15 * gpu.peak16().get()) + compute::elementwise(gpu, 8.0 * step.prefill * width)
+            }
+        }
+    }
+
+    /// The fused expert kernel of the engine, and what runs beside it.
+    fn experts(&self, block: &Block, step: Step) -> f64 {
+        let Some(moe) = block.mlp.moe else { return 0.0 };
+        let mesh = &self.plan.mesh;
+        let gpu = &self.job.cluster.gpu;
+        let format = self.serve.quant.experts();
+        let peak = gpu.gemm_peak(compute::serve_kind(format, gpu)).get();
+        let fit = self.experts.unwrap_or_else(|| gpu.efficiency.moe.of(format));
+        let h = f64::from(self.job.model.spec().hidden);
+        let inner = f64::from(moe.ffn) / f64::from(mesh.etp());
+        let experts = f64::from(moe.experts);
+        let ep = f64::from(mesh.ep());
+        // All attention ranks of a stage route into the same experts; their prefills coincide where the engine sees to it.
+        let together = if self.profile.aligned_prefill { self.load.ranks } else { 1.0 };
+        let routed = (step.decode * self.load.ranks + step.prefill * together) * f64::from(moe.top_k);
+        // Popularity of experts spread exponentially, as in the kernel tables' power-law routing (against their balanced rows a
+        // gamma distribution of shape 1.0 to 1.3 fits): x routed tokens per expert hit x / (1 + x) of them.
+        let each = routed / experts;
+        let hit = experts / ep * each / (1.0 + each);
+        let weights = matrices(moe.gated) as f64 * h * inner;
+        let balance = if mesh.ep() > 1 { IMBALANCE } else { 1.0 };
+        let rows = (routed / ep * balance).max(hit * fit.rows);
+        let compute = 2.0 * rows * weights / (fit.compute * peak);
+        let memory = hit * weights * format.bytes() / (fit.memory * gpu.hbm.get());
+        let passes = routed * (4.0 * h + 6.0 * inner) * (1.0 - fit.spread + fit.spread / ep) / gpu.hbm.get();
+        self.small_kernel * AROUND_EXPERTS + IN_GRAPH * fit.t0.get() + compute.hypot(memory) + fit.permute * passes
+    }
+
+    /// Collectives of one layer.
+    fn communication(&self, block: &Block, step: Step) -> f64 {
+        let mesh = &self.plan.mesh;
+        let cluster = &self.job.cluster;
+        let tokens = step.tokens();
+        let h = f64::from(self.job.model.spec().hidden);
+        let stream = 2.0 * tokens * h;
+        let mixer = u32::from(!matches!(block.mixer, Mixer::None {}));
+        let reduce = network::small_all_reduce(cluster, self.groups.tp, stream).get();
+        let Some(moe) = block.mlp.moe else {
+            return reduce * f64::from(mixer + u32::from(block.mlp.dense.is_some()));
+        };
+        let after_mixer = reduce * f64::from(mixer);
+        if self.load.ranks <= 1.0 {
+            // Tokens are on every rank of the stage already: one all-reduce over it.
+            return after_mixer + reduce;
+        }
+        let shared = if moe.shared_ffn > 0 && mesh.tp() > 1 { reduce } else { 0.0 };
+        // Experts cut over all ranks of the stage: everyone's tokens are gathered, and the sums scattered back.
+        let group = if mesh.ep() > 1 { self.groups.ep } else { self.groups.etp };
+        let all = stream * self.load.ranks;
+        let gathered = network::collective(cluster, group, Collective::AllGather, all).get()
+            + network::collective(cluster, group, Collective::ReduceScatter, all).get();
+        if mesh.ep() <= 1 {
+            return after_mixer + shared + gathered;
+        }
+        let sent = tokens / f64::from(mesh.tp()) * f64::from(moe.top_k);
+        // fp8 with a scale per 128 out, 16 bits back.
+        let (out, back) = (sent * (h + 4.0 * h / 128.0 + 16.0), sent * 2.0 * h);
+        let exchange = |way: Exchange, bytes: f64| {
+            if step.prefill <= 0.0 {
+                return network::low_latency_exchange(cluster, group, way, bytes).get();
+            }
+            // A token crosses to a node once, however many of its experts live there.
+            let far = f64::from(group.size.div_ceil(group.near.max(1)));
+            let once = if group.tier == Tier::Network { far.min(f64::from(moe.top_k)) } else { 4.63 };
+            let share = (once / f64::from(moe.top_k)).min(1.0);
+            network::collective(cluster, group, Collective::AllToAll, bytes * share).get()
+        };
+        let exchanged = exchange(Exchange::Dispatch, out) + exchange(Exchange::Combine, back);
+        // Inside a domain the engines' default is to gather; dispatch kernels are for groups that gathering does not suit.
+        after_mixer + shared + if group.tier == Tier::Network { exchanged } else { gathered.min(exchanged) }
+    }
+
+    /// Seconds of every stage: their sum and the slowest. Host time is not in it.
+    pub(super) fn stages(&self, step: Step) -> (f64, f64) {
+        let model = &self.job.model;
+        let mesh = &self.plan.mesh;
+        let mut kinds = [0.0; MOST_KINDS];
+        for (kind, seconds) in kinds.iter_mut().enumerate().take(model.blocks().len()) {
+            *seconds = self.layer(kind, step);
+        }
+        let h = f64::from(model.spec().hidden);
+        let width = f64::from(model.spec().vocab) / f64::from(mesh.tp());
+        let sampled = step.decode + step.prefill / step.length.max(1.0);
+        let head = self.plain.gemm(sampled, width, h, 1.0, 2.0);
+        let (mut sum, mut slowest) = (0.0, 0.0_f64);
+        for stage in 0..mesh.pp() {
+            let span = StageSpan::of(self.convention, model, self.plan, stage);
+            let mut seconds: f64 =
+                (0..model.blocks().len()).map(|kind| kinds[kind] * f64::from(span.count(model, kind))).sum();
+            if stage + 1 == mesh.pp() {
+                seconds += head;
+            }
+            sum += seconds;
+            slowest = slowest.max(seconds);
+        }
+        (sum, slowest)
+    }
+
+    /// Seconds of all hops between stages for so many tokens.
+    pub(super) fn hops(&self, tokens: f64) -> f64 {
+        let pp = self.plan.mesh.pp();
+        if pp == 1 {
+            return 0.0;
+        }
+        let h = f64::from(self.job.model.spec().hidden);
+        let hop = network::collective(&self.job.cluster, self.groups.pp, Collective::SendRecv, 2.0 * tokens * h);
+        f64::from(pp) * hop.get()
+    }
+}
+
+/// Latent attention as engines run it: both down-projections in one GEMM, queries up, the output; the up-projection of keys and
+/// values is absorbed in decode and priced with the core in prefill.
+fn latent_projections(a: &Mla, h: f64, tp: f64, one: &mut impl FnMut(f64, f64)) {
+    let heads = f64::from(a.heads) / tp;
+    let (query, low) = (f64::from(a.nope) + f64::from(a.rope), f64::from(a.kv_lora) + f64::from(a.rope));
+    if a.q_lora > 0 {
+        one(f64::from(a.q_lora) + low, h);
+        one(heads * query, f64::from(a.q_lora));
+    } else {
+        one(heads * query + low, h);
+    }
+    one(h, heads * f64::from(a.v));
+    if let Some(i) = a.indexer {
+        let from = if a.q_lora > 0 { f64::from(a.q_lora) } else { h };
+        one(f64::from(i.heads) * f64::from(i.dim), from);
+        one(f64::from(i.dim) + f64::from(i.heads), h);
+    }
+}

@@ -1,0 +1,72 @@
+//! Measured exchanges and answers across nodes, against ours.
+
+use super::*;
+use crate::catalog;
+use crate::cluster::Cluster;
+use crate::cost::network::{self, Exchange, Placed, Tier};
+use crate::job::{Release, Workload};
+use crate::mesh::Mesh;
+use crate::model::{Quant, QuantScope, WeightFormat};
+use crate::plan::Knobs;
+
+/// Microseconds of `DeepEP`'s low-latency dispatch and combine for 8 to 256 tokens a rank (7,168 wide, top 8) on nodes of 8 H100.
+const EXCHANGES: [(u32, [(f64, f64); 6]); 3] = [
+    (2, [(24.0, 36.0), (30.0, 46.0), (40.0, 61.0), (58.0, 102.0), (102.0, 186.0), (183.0, 337.0)]),
+    (4, [(32.0, 42.0), (40.0, 57.0), (55.0, 86.0), (83.0, 152.0), (143.0, 263.0), (264.0, 500.0)]),
+    (8, [(35.0, 43.0), (46.0, 60.0), (63.0, 96.0), (94.0, 160.0), (167.0, 305.0), (301.0, 580.0)]),
+];
+
+#[test]
+fn exchanges_across_nodes_take_what_was_measured() {
+    for (nodes, rows) in EXCHANGES {
+        let cluster = catalog::cluster(&format!("{nodes}x8xh100-sxm")).unwrap();
+        let placed = Placed { size: 8 * nodes, near: 8, tier: Tier::Network };
+        let (mut out, mut back) = (0.0, 0.0);
+        for (i, (dispatch, combine)) in rows.into_iter().enumerate() {
+            let copies = 8.0 * f64::from(8 << i);
+            let time = |way, bytes| network::low_latency_exchange(&cluster, placed, way, copies * bytes).get() * 1e6;
+            out += (time(Exchange::Dispatch, 7168.0 + 224.0 + 16.0) / dispatch - 1.0).abs() / 6.0;
+            back += (time(Exchange::Combine, 2.0 * 7168.0) / combine - 1.0).abs() / 6.0;
+        }
+        assert!(out < 0.05 && back < 0.05, "{nodes} nodes: {out:.3} of a dispatch, {back:.3} of a combine");
+    }
+}
+
+fn answer(cluster: &str, mesh: (u32, u32, u32, u32), concurrency: u32, release: Option<Release>) -> Service {
+    answer_on(catalog::cluster(cluster).unwrap(), mesh, concurrency, release)
+}
+
+fn answer_on(cluster: Cluster, mesh: (u32, u32, u32, u32), concurrency: u32, release: Option<Release>) -> Service {
+    let model = catalog::model("deepseek-v3").unwrap();
+    let quant = Quant { format: WeightFormat::Fp8Block, scope: QuantScope::Linears };
+    let serve = Serve { isl: 1024, osl: 1024, concurrency, release, ..Serve::of(quant) };
+    let job = Job::new(model, cluster, Workload::Serve(serve)).unwrap();
+    let (tp, dp, ep, etp) = mesh;
+    let plan = Plan { mesh: Mesh::new(tp, 1, 1, dp, ep, etp).unwrap(), knobs: Knobs::default() };
+    service(&job, &serve, Convention::Vllm, &plan)
+}
+
+#[test]
+fn one_request_over_two_nodes_takes_what_users_measured() {
+    // DeepSeek-R1 TP16 on 2 x 8 H100: 23.1 and 31.2 ms a token (tenstorrent/tt-inference-server#356).
+    let tpot = answer("2x8xh100-sxm", (16, 1, 1, 16), 1, None).tpot_s * 1e3;
+    assert!((18.0..32.0).contains(&tpot), "{tpot} ms");
+}
+
+#[test]
+fn experts_over_two_nodes_never_cost_what_one_node_does() {
+    let far = catalog::cluster("2x8xh200-sxm").unwrap();
+    let mut near = far.clone();
+    (near.nodes, near.gpus_per_node, near.scale_up.domain) = (1, 16, 16);
+    for concurrency in [16, 128, 1024] {
+        let [far, near] = [&far, &near].map(|c| answer_on(c.clone(), (1, 16, 16, 1), concurrency, None));
+        assert!(far.decode_step_s > near.decode_step_s && far.prefill_s > near.prefill_s, "{concurrency} requests");
+    }
+}
+
+#[test]
+fn newer_releases_answer_sooner() {
+    let of = |release| answer("1x8xh200-sxm", (8, 1, 1, 8), 8, release).tpot_s;
+    assert!(of(Some(Release(0, 19, 0))) < of(None));
+    assert!((of(Some(Release(0, 11, 2))) - of(None)).abs() < 1e-12);
+}
