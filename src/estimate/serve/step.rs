@@ -17,7 +17,7 @@ use crate::plan::Plan;
 const IN_GRAPH: f64 = 0.48;
 
 /// Small kernels around a projection of 8-bit or nvfp4 weights: its norm, activation or rotary embedding writes the narrow input.
-/// 16-bit projections have them fused.
+/// 16-bit projections have them fused. This and the next three are round numbers near a free fit of those times.
 const AROUND_PROJECTION: f64 = 1.0;
 
 /// The same for weights scaled by blocks, whose inputs are quantised by a kernel of their own.
