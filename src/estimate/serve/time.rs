@@ -120,7 +120,11 @@ pub fn service(job: &Job, serve: &Serve, convention: Convention, plan: &Plan) ->
     let first = FIRST_TOKEN_S + profile.first_steps * decode + prefill;
     let queue = rate * osl * stall;
     let burst = first + profile.burst_share * queue;
-    let steady = first + (profile.burst_share - FIRST_WAVE).max(0.0) * queue;
+    let steady = match serve.arrivals {
+        Arrivals::Steady | Arrivals::Burst10x => first + (profile.burst_share - FIRST_WAVE).max(0.0) * queue,
+        // Requests that come by themselves form no cohorts; what they wait is the queue's business.
+        Arrivals::Poisson => first,
+    };
     // What the cache cannot hold waits for a whole answer of those before it.
     let waiting = (wanted / load.requests - 1.0).max(0.0) * (prefill + osl * tpot);
     let ttft = match serve.arrivals {
@@ -137,7 +141,7 @@ pub fn service(job: &Job, serve: &Serve, convention: Convention, plan: &Plan) ->
         tpot_s: tpot,
         decode_step_s: decode,
         prefill_s: prefill,
-        prefill_stall_s: stall,
+        prefill_stall_s: stall * ranks,
         output_tokens_per_s: in_flight * osl / answer,
         tokens_per_s_per_user: 1.0 / tpot,
         kv_tokens_per_replica: kv_replica,
