@@ -36,7 +36,16 @@ fn space(job: &Job, pick: usize) -> SpaceOptions {
 fn bytes(job: &Job, space: &SpaceOptions, options: &SearchOptions) -> String {
     let outcome = searched(job, space, options);
     let (convention, objective) = (space.convention(), options.objective);
-    json::ranking(&Ranking { job, convention, objective, outcome: &outcome, folded: None, pareto: false, every_load: false }).to_string()
+    json::ranking(&Ranking {
+        job,
+        convention,
+        objective,
+        outcome: &outcome,
+        folded: None,
+        pareto: false,
+        every_load: false,
+    })
+    .to_string()
 }
 
 fn same_with_and_without_bounds(job: &Job, space: &SpaceOptions, variants: usize, objectives: &[Objective]) {
