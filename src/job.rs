@@ -106,6 +106,8 @@ pub struct Train {
     pub grad_dtype: GradDtype,
     /// Tokens of the fullest expert rank over the mean; 1 is perfect balance.
     pub moe_balance: f64,
+    /// Multi-token prediction layers trained on top, each with a head of its own pass; 0: none.
+    pub mtp_layers: u32,
 }
 
 impl Default for Train {
@@ -117,6 +119,7 @@ impl Default for Train {
             precision: Precision::Bf16,
             grad_dtype: GradDtype::Fp32,
             moe_balance: 1.0,
+            mtp_layers: 0,
         }
     }
 }
@@ -409,6 +412,13 @@ impl Job {
             Workload::Train(t) => {
                 if !(1.0..=64.0).contains(&t.moe_balance) {
                     return refuse("moe_balance", t.moe_balance.to_string(), "1.0 (forced balance) to 64".into());
+                }
+                if t.mtp_layers > MOST_MTP {
+                    return refuse(
+                        "mtp_layers",
+                        t.mtp_layers.to_string(),
+                        format!("0 to {MOST_MTP} prediction layers"),
+                    );
                 }
             }
             Workload::Serve(s) => {

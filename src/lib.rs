@@ -17,6 +17,7 @@
 //!     precision: Precision::Bf16,
 //!     grad_dtype: GradDtype::Fp32,
 //!     moe_balance: 1.0,
+//!     mtp_layers: 0,
 //! };
 //! let (model, cluster) = (catalog::model("mixtral-8x7b")?, catalog::cluster("16xH100")?);
 //! let job = Job::new(model, cluster, Workload::Train(train)).expect("a sound job");

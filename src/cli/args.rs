@@ -65,6 +65,9 @@ pub(crate) struct TrainArgs {
     /// Tokens of the fullest expert rank over the mean (default: 1.0, forced balance).
     #[arg(long)]
     moe_balance: Option<f64>,
+    /// Multi-token prediction layers trained on top (default: 0).
+    #[arg(long, value_name = "N")]
+    mtp_layers: Option<u32>,
 }
 
 /// The serving part.
@@ -175,6 +178,7 @@ impl TrainArgs {
             || self.precision.is_some()
             || self.grad_dtype.is_some()
             || self.moe_balance.is_some()
+            || self.mtp_layers.is_some()
     }
 
     fn over(&self, base: TrainFile) -> TrainFile {
@@ -185,6 +189,7 @@ impl TrainArgs {
             optimizer: base.optimizer,
             grad_dtype: self.grad_dtype.clone().or(base.grad_dtype),
             moe_balance: self.moe_balance.or(base.moe_balance),
+            mtp_layers: self.mtp_layers.or(base.mtp_layers),
         }
     }
 }

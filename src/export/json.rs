@@ -319,6 +319,7 @@ pub fn job(job: &Job) -> Value {
                 "precision": t.precision.name(),
                 "grad_dtype": t.grad_dtype.name(),
                 "moe_balance": t.moe_balance,
+                "mtp_layers": t.mtp_layers,
             }),
         ),
         Workload::Serve(s) => out.insert("serve".into(), serving(s)),

@@ -67,6 +67,9 @@ pub struct TrainFile {
     /// Load of the fullest expert rank over the mean.
     #[serde(default)]
     pub moe_balance: Option<f64>,
+    /// Multi-token prediction layers trained on top.
+    #[serde(default)]
+    pub mtp_layers: Option<u32>,
 }
 
 /// The serving part.
@@ -298,6 +301,7 @@ fn train_workload(origin: &str, file: &TrainFile) -> Result<Train> {
         precision: one_of(origin, "train.precision", precision, &Precision::ALL, Precision::name)?,
         grad_dtype: one_of(origin, "train.grad_dtype", grad, &GradDtype::ALL, GradDtype::name)?,
         moe_balance: file.moe_balance.unwrap_or(usual.moe_balance),
+        mtp_layers: file.mtp_layers.unwrap_or(usual.mtp_layers),
     })
 }
 

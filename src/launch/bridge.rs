@@ -58,6 +58,7 @@ fn parallel(train: &Train, plan: &Plan) -> Args {
     a.set("-sl", train.seq_len);
     a.key("model.sequence_parallel", m.tp() > 1 && k.sequence_parallel);
     a.key("model.seq_length", train.seq_len);
+    a.key_if(train.mtp_layers > 0, "model.mtp_num_layers", train.mtp_layers);
     a
 }
 

@@ -214,7 +214,8 @@ fn shape(job: &Job) -> Args {
         (false, false) => "rope",
     };
     a.set("--position-embedding-type", positions);
-    a.set_if(spec.mtp > 0, "--mtp-num-layers", spec.mtp);
+    let mtp = job.train().map_or(0, |train| train.mtp_layers);
+    a.set_if(mtp > 0, "--mtp-num-layers", mtp);
     a
 }
 

@@ -123,6 +123,7 @@ fn training(model: &Model, nodes: u32, dice: &mut Dice) -> Job {
         precision: *dice.pick(&Precision::ALL),
         grad_dtype: *dice.pick(&GradDtype::ALL),
         moe_balance: 1.0,
+        mtp_layers: 0,
     };
     Job::new(model.clone(), cluster(nodes), Workload::Train(train)).unwrap()
 }

@@ -146,6 +146,12 @@ impl Model {
         self.before[kind][to as usize] - self.before[kind][from as usize]
     }
 
+    /// The kind of the last layer, which MTP layers copy.
+    #[must_use]
+    pub fn last_kind(&self) -> usize {
+        self.order.last().map_or(0, |kind| usize::from(*kind))
+    }
+
     /// The last block, which MTP layers copy.
     #[must_use]
     pub fn last_block(&self) -> &Block {

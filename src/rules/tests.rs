@@ -89,7 +89,7 @@ fn spec([layers, hidden, heads, kv_heads, ffn, experts, expert_ffn]: Shape) -> M
 
 fn train(seq_len: u32, global_batch: u32) -> Workload {
     let (precision, grad_dtype) = (Precision::Bf16, GradDtype::Fp32);
-    Workload::Train(Train { seq_len, global_batch, precision, grad_dtype, moe_balance: 1.0 })
+    Workload::Train(Train { seq_len, global_batch, precision, grad_dtype, moe_balance: 1.0, mtp_layers: 0 })
 }
 
 fn serve(format: WeightFormat) -> Workload {

@@ -139,7 +139,7 @@ impl Outcome {
 /// ```
 /// use meshwright::{catalog, job::*, search::*, space::*};
 /// use std::sync::atomic::AtomicBool;
-/// let train = Train { seq_len: 4096, global_batch: 512, precision: Precision::Bf16, grad_dtype: GradDtype::Fp32, moe_balance: 1.0 };
+/// let train = Train { seq_len: 4096, global_batch: 512, precision: Precision::Bf16, grad_dtype: GradDtype::Fp32, moe_balance: 1.0, mtp_layers: 0 };
 /// let job = Job::new(catalog::model("qwen3-30b-a3b")?, catalog::cluster("16xH100")?, Workload::Train(train)).expect("a sound job");
 /// let space = SpaceOptions::default();
 /// let watch = Watch { stop: &AtomicBool::new(false), progress: &|_| {} };

@@ -18,6 +18,7 @@ fn job(model: &str, gpus: u32) -> Job {
         precision: Precision::Bf16,
         grad_dtype: GradDtype::Fp32,
         moe_balance: 1.0,
+        mtp_layers: 0,
     };
     let (model, cluster) = (catalog::model(model).unwrap(), catalog::cluster(&format!("{gpus}xH100")).unwrap());
     Job::new(model, cluster, Workload::Train(train)).unwrap()

@@ -41,6 +41,7 @@ fn job(framework: Framework, model: &str, gpus: u32) -> Job {
             precision: Precision::Bf16,
             grad_dtype: GradDtype::Fp32,
             moe_balance: 1.0,
+            mtp_layers: 0,
         })
     };
     Job::new(model, catalog::cluster(&format!("{gpus}xh200-sxm")).unwrap(), workload).unwrap()

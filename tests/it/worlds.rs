@@ -173,6 +173,7 @@ pub(crate) fn train() -> impl Strategy<Value = Train> {
             precision,
             grad_dtype,
             moe_balance,
+            mtp_layers: 0,
         })
 }
 

@@ -58,6 +58,14 @@ fn end_params(model: &Model, mesh: &Mesh, stage: u32) -> f64 {
     params
 }
 
+/// Parameters of a multi-token predictor beside its layer: the projection of two streams to one, three norms.
+///
+/// Source: Megatron-Core `multi_token_prediction.py` (`eh_proj` cut by columns).
+fn predictor_params(model: &Model, mesh: &Mesh) -> f64 {
+    let h = f64::from(model.spec().hidden);
+    2.0 * h * h / f64::from(mesh.tp()) + 3.0 * h * model.spec().norm.vectors() as f64
+}
+
 /// One kind of block on one rank.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct KindBytes {
@@ -192,6 +200,16 @@ impl<'a> Priced<'a> {
                 gathered = gathered.max(kind.params.dense + kind.params.routed);
             }
         }
+        if at.stage + 1 == mesh.pp() {
+            let mtp = f64::from(self.train.mtp_layers);
+            params.add(self.kinds[model.last_kind()].params, mtp);
+            params.dense += mtp * predictor_params(model, mesh);
+            if mtp > 0.0 && mesh.pp() > 1 {
+                // Its inputs are embedded where it stands.
+                params.dense += mem::padded_vocab(model.spec().vocab, mesh.tp()) * f64::from(model.spec().hidden)
+                    / f64::from(mesh.tp());
+            }
+        }
         self.add_states(ledger, params);
         ledger.add(MemoryTerm::GradWork, (params.dense + params.routed) * self.stack.bucket);
         if self.stack.dummies(knobs) {
@@ -247,13 +265,17 @@ impl<'a> Priced<'a> {
                 working_set = working_set.max(t * kind.working);
             }
         }
-        ledger.add(MemoryTerm::Activations, kept * self.in_flight(at.stage));
         let mut loss = 0.0;
         if at.stage + 1 == mesh.pp() {
             // Input of the last norm and of the head, logits and loss (twice with CP), gradients of the stream.
             let twice = if mesh.cp() > 1 { 2.0 } else { 1.0 };
-            loss = t * (4.0 * h / sp_degree(plan) + stack.loss * self.vocab() * twice + (stack.working - 2.0) * h);
+            let mtp = f64::from(train.mtp_layers);
+            let logits = stack.loss * self.vocab() * twice * (1.0 + mtp);
+            loss = t * (4.0 * h / sp_degree(plan) + logits + (stack.working - 2.0) * h);
+            // Norms of the stream and of the next embedding, their concatenation, and the layer itself.
+            kept += mtp * t * (self.kinds[model.last_kind()].stays + 8.0 * h / sp_degree(plan));
         }
+        ledger.add(MemoryTerm::Activations, kept * self.in_flight(at.stage));
         if loss > working_set {
             ledger.add(MemoryTerm::Logits, loss);
         } else {

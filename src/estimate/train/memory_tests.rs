@@ -57,8 +57,14 @@ fn sparse(shape: Shape, experts: u32) -> Model {
 }
 
 fn job(model: Model, gpus: u32, gpu: &str, seq_len: u32, global_batch: u32) -> Job {
-    let train =
-        Train { seq_len, global_batch, precision: Precision::Bf16, grad_dtype: GradDtype::Fp32, moe_balance: 1.0 };
+    let train = Train {
+        seq_len,
+        global_batch,
+        precision: Precision::Bf16,
+        grad_dtype: GradDtype::Fp32,
+        moe_balance: 1.0,
+        mtp_layers: 0,
+    };
     Job::new(model, catalog::cluster(&format!("{gpus}x{gpu}")).unwrap(), Workload::Train(train)).unwrap()
 }
 
@@ -380,4 +386,55 @@ fn states_of_users() {
         let got = terms.iter().map(|t| ledger.get(*t)).sum::<f64>() / 1e9;
         assert!((got / want - 1.0).abs() < 0.01, "{name} {mesh:?}: {got:.1} GB, not {want}");
     }
+}
+
+/// Blocks of whole layers lie between nothing and everything recomputed; uniform checkpoints trade kept streams for a longer
+/// working set; a chunk more is in flight when expert exchanges hide.
+#[test]
+fn whole_layers_by_block_and_run() {
+    let job = job(dense([32, 4096, 32, 8, 14336, 128_256], true, false), 32, "h100-sxm", 4096, 512);
+    let knobs = Knobs { fused_kernels: Toggle::On, ..Knobs::default() };
+    let held = |recompute| {
+        let knobs = Knobs { recompute, ..knobs };
+        worst_of(&job, mesh(2, 4, 4, 1, 2), knobs).get(MemoryTerm::Activations)
+    };
+    let blocks: Vec<f64> = [1, 2, 4, 8].map(|layers| held(Recompute::Block(layers))).to_vec();
+    assert!(held(Recompute::None) > blocks[0] && blocks.windows(2).all(|w| w[0] > w[1]));
+    let same = |a: f64, b: f64| (a / b - 1.0).abs() < 1e-12;
+    assert!(same(blocks[3], held(Recompute::Full)));
+    let one = |recompute| {
+        let plan = Plan { mesh: mesh(2, 1, 16, 1, 2), knobs: Knobs { recompute, ..knobs } };
+        stage_memory(&job, job.train().unwrap(), Convention::Megatron, &plan, 0)
+    };
+    let (each, fourth) = (one(Recompute::Full), one(Recompute::Uniform(4)));
+    assert!(same(4.0 * fourth.get(MemoryTerm::Activations), each.get(MemoryTerm::Activations)));
+
+    let moe = self::job(sparse([32, 4096, 32, 8, 14336, 32_000], 8), 32, "h100-sxm", 4096, 512);
+    let knobs = Knobs { vpp: 4, ..knobs };
+    let chunk = |ep_overlap| {
+        let plan = Plan { mesh: mesh(1, 4, 8, 8, 1), knobs: Knobs { ep_overlap, ..knobs } };
+        stage_memory(&moe, moe.train().unwrap(), Convention::Megatron, &plan, 0).get(MemoryTerm::Activations)
+    };
+    // Rank 0 of four has 2 * 3 + 3 * 4 + 1 = 19 chunks in flight.
+    assert!(same(chunk(Toggle::On) / chunk(Toggle::Off), 20.0 / 19.0));
+}
+
+/// A multi-token predictor is a layer, a projection, three norms and an embedding of its own on the last stage.
+#[test]
+fn predictors_stand_on_the_last_stage() {
+    let plan = Plan { mesh: mesh(1, 4, 8, 8, 1), knobs: Knobs { fused_kernels: Toggle::On, ..Knobs::default() } };
+    let stages = |mtp_layers| {
+        let mut job = job(sparse([32, 4096, 32, 8, 14336, 32_000], 8), 32, "h100-sxm", 4096, 512);
+        job.workload = Workload::Train(Train { mtp_layers, ..*job.train().unwrap() });
+        let of = |stage| stage_memory(&job, job.train().unwrap(), Convention::Megatron, &plan, stage);
+        [0, 3].map(of)
+    };
+    let ([first, last], [with_first, with_last]) = (stages(0), stages(1));
+    assert_eq!(first, with_first);
+    let more = |term| with_last.get(term) - last.get(term);
+    // GQA 4096 x (4096 + 2 x 1024) + 4096^2, one expert of eight, router, two norms; eh_proj, three norms, embedding.
+    let layer = 4096.0 * 6144.0 + 4096.0 * 4096.0 + 3.0 * 4096.0 * 14336.0 + 4096.0 * 8.0 + 2.0 * 4096.0;
+    let own = 2.0 * 4096.0 * 4096.0 + 3.0 * 4096.0 + 32_000.0 * 4096.0;
+    assert!((more(MemoryTerm::Weights) / (2.0 * (layer + own)) - 1.0).abs() < 1e-9, "{}", more(MemoryTerm::Weights));
+    assert!(more(MemoryTerm::Activations) > 0.0);
 }

@@ -153,7 +153,8 @@ pub(super) fn step_by_stage(
     let r = pricing.practice.sp;
     let h = f64::from(model.spec().hidden);
     let vocab = mem::padded_vocab(model.spec().vocab, mesh.tp()) / f64::from(mesh.tp());
-    let head = 3.0 * pricing.plain_gemm(t, vocab, h) + compute::elementwise(gpu, LOSS * t * vocab);
+    let mtp = f64::from(train.mtp_layers);
+    let head = (1.0 + mtp) * (3.0 * pricing.plain_gemm(t, vocab, h) + compute::elementwise(gpu, LOSS * t * vocab));
     let hop =
         if mesh.pp() > 1 { pricing.collective(pricing.groups.pp, Collective::SendRecv, 2.0 * t * h / r) } else { 0.0 };
     // Interleaving overlaps its hops; a plain pipeline waits for one each way.
@@ -168,6 +169,12 @@ pub(super) fn step_by_stage(
             time.add(layer, at.count(kind));
         }
         if at.stage + 1 == mesh.pp() {
+            if mtp > 0.0 {
+                let joined = 3.0 * pricing.plain_gemm(t, h / f64::from(mesh.tp()), 2.0 * h);
+                time.add(&kinds[model.last_kind()], mtp);
+                time.forward += mtp * joined / 3.0;
+                time.backward += mtp * joined * 2.0 / 3.0;
+            }
             time.forward += head / 3.0;
             time.backward += head * 2.0 / 3.0;
         }
