@@ -244,19 +244,19 @@ pub const FRAGMENTATION: f64 = 0.06;
 /// ten GEMMs that `initialize_ub` lists.
 pub const OVERLAP_BUFFERS: f64 = 10.0;
 
-/// Scratch memory of the matrix libraries of one training process: 32 MiB for a cuBLAS handle on Hopper and later, one handle for
-/// the forward pass, one for autograd's thread, and as much again for cuBLASLt or Transformer Engine; a quarter before Hopper.
+/// Scratch memory of the matrix libraries of one training process: 32 MiB a handle on Hopper and later, 8 MiB before; the thread of
+/// the forward pass and autograd's have one of cuBLAS and one of cuBLASLt (or Transformer Engine) each.
 ///
 /// Source: PyTorch `CUDABlas`/`CublasHandlePool` defaults, Transformer Engine `get_cublas_workspace_size_bytes`.
 #[must_use]
 pub const fn workspaces(gpu: &Gpu) -> f64 {
     match gpu.architecture {
-        Architecture::Volta | Architecture::Ampere | Architecture::Ada => 25e6,
+        Architecture::Volta | Architecture::Ampere | Architecture::Ada => 4.0 * 8.0 * 1_048_576.0,
         Architecture::Hopper
         | Architecture::Blackwell
         | Architecture::Cdna3
         | Architecture::Cdna4
-        | Architecture::Gaudi3 => 100e6,
+        | Architecture::Gaudi3 => 4.0 * 32.0 * 1_048_576.0,
     }
 }
 

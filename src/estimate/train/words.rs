@@ -85,7 +85,7 @@ pub fn formula(job: &Job, train: &Train, convention: Convention, plan: &Plan, st
             }
         }
         MemoryTerm::Gathered => "largest layer x 2 B x 2 (running and prefetched)".to_owned(),
-        MemoryTerm::Workspaces => "3 library handles, 32 MiB each from Hopper on, 8 MiB before".to_owned(),
+        MemoryTerm::Workspaces => "4 library handles, 32 MiB each from Hopper on, 8 MiB before".to_owned(),
         MemoryTerm::Communication => "0.4 GB for the first group, 0.1 GB for each further one".to_owned(),
         MemoryTerm::Context => "one process, 0.6 GB".to_owned(),
         MemoryTerm::Fragmentation => {
