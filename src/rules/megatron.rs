@@ -39,6 +39,9 @@ pub(super) fn check_mesh(c: &Case<'_>, out: &mut impl Sink) -> Flow {
 /// Knobs. Source: `megatron/training/arguments.py`, `megatron/core/pipeline_parallel/schedules.py`, `moe_layer.py`.
 pub(super) fn check_knobs(c: &Case<'_>, out: &mut impl Sink) -> Flow {
     knobs::interleave(c, out)?;
+    // Two stages would exchange several messages at once between the same two ranks.
+    let overlapped = c.knobs.pp_overlap != Toggle::Off;
+    ask!(out, c.knobs.vpp <= 1 || overlapped || c.pp > 2, Interleave, c.pp, c.knobs.vpp);
     knobs::chunks(c, out)?;
     knobs::batch(c, 1, out)?;
     knobs::sequence(c, out)?;

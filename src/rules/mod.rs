@@ -146,7 +146,7 @@ rules! {
     /// Explicit stages that interleaving cannot cut into chunks.
     StageChunks "stage-chunks" Divides "a stage of {have} layers does not make {need} equal chunks" "vpp";
     /// Interleaving without a pipeline.
-    Interleave "interleave" Holds "vpp {need} needs a pipeline, and pp is {have}" "vpp";
+    Interleave "interleave" Holds "vpp {need} needs a pipeline, of more than 2 stages without p2p overlap, and pp is {have}" "vpp";
     /// No interleaved schedule.
     NoInterleaving "no-interleaving" AtMost "there is no interleaved schedule here, and vpp is {need}" "vpp";
     /// The batch does not split over the data-parallel ranks.

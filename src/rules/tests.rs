@@ -171,6 +171,7 @@ fn megatron_rules_fire_and_rest() {
             (Rule::MoeSequenceParallel, SPARSE, 8, "tp2 sp=off", "tp2"),
             (Rule::Zero, DENSE, 8, "pp2 zero=3", "tp2 zero=3"),
             (Rule::TpOverlap, DENSE, 8, "tp2 sp=off tp_overlap=on", "tp2 tp_overlap=on"),
+            (Rule::Interleave, DENSE, 8, "pp2 vpp2 pp_overlap=off", "pp2 vpp2"),
             (Rule::EpOverlap, SPARSE, 8, "pp2 ep2 ep_overlap=on", "pp2 ep2 vpp2 ep_overlap=on"),
         ],
     );
