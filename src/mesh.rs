@@ -85,7 +85,7 @@ impl Mesh {
     ///
     /// ```
     /// # use meshwright::mesh::Mesh;
-    /// let mesh = Mesh::new(2, 1, 2, 4, 4, 2).unwrap();
+    /// let mesh = Mesh::new(2, 1, 2, 4, 4, 2).expect("2 x 2 x 4 = 16 = 2 x 4 x 2");
     /// assert_eq!((mesh.world(), mesh.edp()), (16, 1));
     /// assert!(Mesh::new(2, 1, 2, 4, 3, 1).is_none());
     /// ```

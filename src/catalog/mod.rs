@@ -1,11 +1,12 @@
 //! The built-in models, GPUs and clusters, and the files people write in the same form.
 //!
 //! ```
-//! let model = meshwright::catalog::model("deepseek-ai/DeepSeek-V3").unwrap();
-//! let cluster = meshwright::catalog::cluster("16xH200").unwrap();
+//! let model = meshwright::catalog::model("deepseek-ai/DeepSeek-V3")?;
+//! let cluster = meshwright::catalog::cluster("16xH200")?;
 //! assert_eq!((model.layers(), cluster.nodes, cluster.gpus_per_node), (61, 2, 8));
 //! let error = meshwright::catalog::model("deepseek-v33").unwrap_err().to_string();
 //! assert!(error.contains("did you mean `deepseek-v3"), "{error}");
+//! # Ok::<(), meshwright::error::Error>(())
 //! ```
 
 mod clusters;

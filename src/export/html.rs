@@ -83,22 +83,9 @@ pub fn page(r: &Ranking<'_>) -> String {
 #[must_use]
 pub fn plain(title: &str, head: &[&str], rows: &[Vec<String>], lines: &[String], svg: &str) -> String {
     let title = escape(title);
-    let mut out = format!(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title><style>{STYLE}</style></head>\n<body><h1>{title}</h1>\n"
-    );
-    out.push_str("<table><thead><tr>");
-    for cell in head {
-        let _ = write!(out, "<th>{}</th>", escape(cell));
-    }
-    out.push_str("</tr></thead><tbody>\n");
-    for row in rows {
-        out.push_str("<tr>");
-        for cell in row {
-            let _ = write!(out, "<td>{}</td>", escape(cell));
-        }
-        out.push_str("</tr>\n");
-    }
-    let _ = writeln!(out, "</tbody></table>\n{svg}");
+    let mut out = self::head(&title);
+    table(&mut out, head, rows);
+    let _ = writeln!(out, "{svg}");
     for line in lines {
         let _ = writeln!(out, "<p>{}</p>", escape(line));
     }

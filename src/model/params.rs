@@ -88,8 +88,9 @@ impl Model {
     /// Parameters of the whole model, prediction layers left out as publishers do.
     ///
     /// ```
-    /// let model = meshwright::catalog::model("deepseek-v3").unwrap();
+    /// let model = meshwright::catalog::model("deepseek-v3")?;
     /// assert_eq!((model.params() as f64 / 1e7).round() / 100.0, 671.03);
+    /// # Ok::<(), meshwright::error::Error>(())
     /// ```
     #[must_use]
     pub fn params(&self) -> u64 {

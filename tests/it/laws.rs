@@ -119,7 +119,8 @@ fn small_space(job: &Job, pick: usize) -> SpaceOptions {
     SpaceOptions { framework, scope, use_fewer: pick.is_multiple_of(5), bounds }
 }
 
-fn ranked(job: &Job, space: &SpaceOptions, options: &SearchOptions) -> Value {
+/// The same as programs read it.
+pub(crate) fn ranked(job: &Job, space: &SpaceOptions, options: &SearchOptions) -> Value {
     let outcome = searched(job, space, options);
     let (convention, objective) = (space.convention(), options.objective);
     json::ranking(&Ranking {

@@ -1,11 +1,10 @@
 //! What bounds and shared tables leave out changes nothing. Belongs here: the search against itself without bounds, and
 //! against a plain walk that prices every plan by itself.
 
-use crate::laws::searched;
+use crate::laws::{ranked, searched};
 use crate::worlds::{cases, framework, job};
 use meshwright::catalog;
 use meshwright::estimate;
-use meshwright::export::{Ranking, json};
 use meshwright::job::{Job, Train, Workload};
 use meshwright::plan::{Plan, Recompute, Schedule};
 use meshwright::rank::{Objective, Row, frontier};
@@ -34,18 +33,7 @@ fn space(job: &Job, pick: usize) -> SpaceOptions {
 }
 
 fn bytes(job: &Job, space: &SpaceOptions, options: &SearchOptions) -> String {
-    let outcome = searched(job, space, options);
-    let (convention, objective) = (space.convention(), options.objective);
-    json::ranking(&Ranking {
-        job,
-        convention,
-        objective,
-        outcome: &outcome,
-        folded: None,
-        pareto: false,
-        every_load: false,
-    })
-    .to_string()
+    ranked(job, space, options).to_string()
 }
 
 fn same_with_and_without_bounds(job: &Job, space: &SpaceOptions, variants: usize, objectives: &[Objective]) {
