@@ -364,3 +364,37 @@ fn us3_a_tight_fit_comes_with_a_warning() {
     }
     assert!(tight > 0, "no tight plan to look at");
 }
+
+const US8: &str = "--model llama-3-70b --serve --cluster 16xL40S --weights";
+
+/// Weights by format and TP on 48 GB cards; the layouts that PCIe and slow Ethernet favour.
+#[test]
+fn us8_llama_on_pcie() {
+    let r = estimate(&format!("{US8} bf16"), "tp2 dp8");
+    assert!(rules(&r).contains(&"memory"), "{:?}", rules(&r));
+    near(term(&r, "weights"), 70.6e9, 0.01, "bf16 weights at TP2");
+    let r = estimate(&format!("{US8} bf16"), "tp4 dp4");
+    assert_eq!(r["verdict"], "fits");
+    near(term(&r, "weights"), 35.3e9, 0.01, "bf16 weights at TP4");
+    let model = catalog::model("llama-3-70b").unwrap();
+    near(model.weight_bytes(model.quant()), 141.1e9, 0.01, "bf16 weights");
+    let replicas = estimate(&format!("{US8} fp8"), "tp2 dp8");
+    assert_eq!(replicas["verdict"], "fits");
+    near(term(&replicas, "weights"), 35.3e9, 0.03, "fp8 weights at TP2, embedding and head in 16 bits");
+
+    let found = say(&format!("plan {US8} fp8 --top 100 --quiet --format json")).json();
+    let place = |plan: &str| {
+        let at = found["results"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .position(|row| row["plan"]["text"].as_str().unwrap().starts_with(plan));
+        at.unwrap_or(usize::MAX)
+    };
+    let whole = place("tp16 ep1 pp1 dp1");
+    assert!(place("tp4 ep1 pp1 dp4") < whole && place("tp2 ep1 pp1 dp8") < whole, "replicas beat one instance");
+    assert!(
+        place("tp1 ep1 pp8 dp2").min(place("tp2 ep1 pp4 dp2")) < place("tp8 ep1 pp1 dp2"),
+        "pipelines beat TP8 on PCIe"
+    );
+}
