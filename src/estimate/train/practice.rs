@@ -28,21 +28,26 @@ pub(crate) struct Practice {
     pub(super) attention: Attention,
     /// Bytes per unit of the residual stream that a norm of separate kernels moves beyond a fused one's 4.
     pub(super) norm: f64,
+    /// Bytes of a gradient as it is added up and reduced.
+    pub(super) grad: f64,
     /// What sequence parallelism divides by.
     pub(super) sp: f64,
 }
 
-/// `RMSNorm` of a few kernels. Fitted; nanotron's and `InternEvo`'s lie on either side.
-const NORM_FEW: f64 = 24.0;
+/// `RMSNorm` of one kernel that keeps its input in 16 bits, as nanotron's from flash-attention. Fitted.
+const NORM_KERNEL: f64 = 6.0;
+
+/// `RMSNorm` of the A100's years, between one kernel and several. Fitted; `InternEvo`'s and Hagemann et al.'s lie on either side.
+const NORM_EARLY: f64 = 36.0;
 
 /// `RMSNorm` written in PyTorch operations on an fp32 copy: about 250 bytes per unit and layer over both passes separate Hagemann et
 /// al.'s runs with and without their norm kernel, whatever the layout.
-const NORM_OPERATIONS: f64 = 80.0;
+const NORM_OPERATIONS: f64 = 77.0;
 
 /// Training's attention over the prefill kernel of the same GPU: `FlashAttention` 1 and 2 on A100; the same on Hopper, whose prefill
 /// kernels were written for it (350 of 620 TFLOP/s); cuDNN under Transformer Engine. Fitted.
 const FLASH_EARLY: u32 = 170;
-const FLASH: u32 = 270;
+const FLASH: u32 = 300;
 const FLASH_FUSED: u32 = 110;
 
 impl Practice {
@@ -64,12 +69,16 @@ impl Practice {
             Norm::Rms if fused => 0.0,
             // Who recomputes everything on an A100 runs code that would not fit otherwise; who need not has kernels that keep little.
             Norm::Rms if early && knobs.recompute == Recompute::Full => NORM_OPERATIONS,
-            Norm::Rms => NORM_FEW,
+            Norm::Rms if early => NORM_EARLY,
+            Norm::Rms => NORM_KERNEL,
             Norm::Layer => 0.0,
         };
         // Routed experts under TP need sequence parallelism.
         let cut = knobs.sequence_parallel && (knobs.sequence_parallel_said || !early || job.model.moe().is_some());
-        Self { fused, early, attention, norm, sp: if cut { f64::from(plan.mesh.tp()) } else { 1.0 } }
+        let sp = if cut { f64::from(plan.mesh.tp()) } else { 1.0 };
+        // Memory's early stack says the same: its gradients stay in 16 bits.
+        let grad = if early { 2.0 } else { train.grad_dtype.bytes() };
+        Self { fused, early, attention, norm, grad, sp }
     }
 }
 

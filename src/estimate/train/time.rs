@@ -68,14 +68,17 @@ pub fn forward_flop_per_token(model: &Model, seq: f64) -> f64 {
 /// Bytes per logit that softmax, loss and their gradient move: a 16-bit copy in and a gradient out (4), and nine passes in fp32.
 const LOSS: f64 = 40.0;
 
-/// Bytes per parameter and micro-batch of adding 16-bit gradients to fp32 ones where the weight-gradient product does not.
-const ACCUMULATE: f64 = 10.0;
-
 /// Time of the optimizer over that of its ideal passes: unfused Adam, casts, and the norm's extra pass.
 const OPTIMIZER_PASSES: f64 = 2.0;
 
-/// Host time of one step outside its micro-batches: data, gradient norm, logging.
-const STEP: f64 = 5e-3;
+/// The same of Apex's fused Adam, which the code of the A100's years ran: 29 and 32 ps a parameter separate vTrain's runs of one model
+/// from a whole number of micro-batches, and the ideal passes take 28.
+const OPTIMIZER_PASSES_EARLY: f64 = 1.0;
+
+/// Host time of one step outside its micro-batches: data, gradient norm, logging. Fused stacks and those of the A100's years do little
+/// of it; nanotron and llm-foundry wait for their loggers.
+const STEP: f64 = 3e-3;
+const STEP_NATIVE: f64 = 40e-3;
 
 /// Time of a micro-batch whose allocations find no free block: `PyTorch`'s allocator gives back its whole cache and asks the driver
 /// again. nanotron's runs at the end of memory take .5 to 2 s a micro-batch more than the same layout with room.
@@ -150,13 +153,11 @@ pub(super) fn step_by_stage(
     let gpu = &job.cluster.gpu;
 
     let t = tokens(train, plan);
-    let r = pricing.practice.sp;
     let h = f64::from(model.spec().hidden);
     let vocab = mem::padded_vocab(model.spec().vocab, mesh.tp()) / f64::from(mesh.tp());
     let mtp = f64::from(train.mtp_layers);
     let head = (1.0 + mtp) * (3.0 * pricing.plain_gemm(t, vocab, h) + compute::elementwise(gpu, LOSS * t * vocab));
-    let hop =
-        if mesh.pp() > 1 { pricing.collective(pricing.groups.pp, Collective::SendRecv, 2.0 * t * h / r) } else { 0.0 };
+    let hop = if mesh.pp() > 1 { hop(pricing, 2.0 * t * h) } else { 0.0 };
     // Interleaving overlaps its hops; a plain pipeline waits for one each way.
     let shown = if knobs.pp_overlap.or(knobs.vpp > 1) { 0.2 } else { 1.0 };
     let hops = shown * f64::from(knobs.vpp.max(1)) * 2.0 * hop;
@@ -214,12 +215,27 @@ pub(super) fn step_by_stage(
 
     let params = rank_params(model, mesh, slowest_at);
     if n > 1 && !pricing.practice.fused {
-        ledger.add(TimeTerm::Compute, micro * ACCUMULATE * (params.dense + params.routed) / gpu.hbm.get());
+        // Adding 16-bit gradients to accumulated ones where the weight-gradient product does not: one read, and one read and written.
+        let accumulate = 2.0 + 2.0 * pricing.practice.grad;
+        ledger.add(TimeTerm::Compute, micro * accumulate * (params.dense + params.routed) / gpu.hbm.get());
     }
-    ledger.add(TimeTerm::Optimizer, STEP);
+    let native = !pricing.practice.fused && !pricing.practice.early;
+    ledger.add(TimeTerm::Optimizer, if native { STEP_NATIVE } else { STEP });
     ledger.add(TimeTerm::DpExposed, data_parallel(pricing, params, &time, n));
-    ledger.add(TimeTerm::Optimizer, optimizer(gpu.hbm.get(), train, knobs, mesh, params));
+    let passes = if pricing.practice.early { OPTIMIZER_PASSES_EARLY } else { OPTIMIZER_PASSES };
+    ledger.add(TimeTerm::Optimizer, passes * optimizer(gpu.hbm.get(), train, knobs, mesh, params));
     Step { ledger, slowest_stage: slowest_at.stage }
+}
+
+/// Sending one micro-batch's activations of `bytes` to the next stage. Each TP rank sends its share, and where sequence parallelism does
+/// not leave it at that, the receivers gather the shares inside their node.
+///
+/// Source: Narayanan et al. 2021, scatter/gather optimization; `DeepSpeed` partitions activations likewise.
+fn hop(pricing: &Pricing<'_>, bytes: f64) -> f64 {
+    let tp = f64::from(pricing.plan.mesh.tp());
+    let sent = pricing.collective(pricing.groups.pp, Collective::SendRecv, bytes / tp);
+    let whole = pricing.practice.sp < tp;
+    sent + if whole { pricing.collective(pricing.groups.tp, Collective::AllGather, bytes) } else { 0.0 }
 }
 
 /// A floor of [`step_of`], whatever the cut: the slowest of `pp` stages works at least as long as their mean, and a pipeline fills
@@ -249,7 +265,7 @@ const BUCKET: f64 = 40e6;
 /// pass and the gather behind the first one's forward pass.
 fn data_parallel(pricing: &Pricing<'_>, params: mem::RankParams, time: &LayerTime, micro: u32) -> f64 {
     let knobs = &pricing.plan.knobs;
-    let grad = pricing.train.grad_dtype.bytes();
+    let grad = pricing.practice.grad;
     let groups = [(params.dense, pricing.groups.dp_cp), (params.routed, pricing.groups.edp)];
     let total = |kind, bytes: f64| -> f64 {
         let group = |&(count, placed): &(f64, Placed)| {
@@ -260,8 +276,9 @@ fn data_parallel(pricing: &Pricing<'_>, params: mem::RankParams, time: &LayerTim
         groups.iter().filter(|(count, _)| *count > 0.0).map(group).sum()
     };
     // PyTorch's DDP and FSDP overlap by themselves, DDP's hooks not under a pipeline's own backward passes; of the distributed optimizers
-    // DeepSpeed's and InternEvo's do, Megatron's and nanotron's when asked.
-    let usual = pricing.practice.early || knobs.zero >= 3 || (knobs.zero == 0 && pricing.plan.mesh.pp() == 1);
+    // DeepSpeed's and InternEvo's do without a pipeline, Megatron's and nanotron's when asked.
+    let unpipelined = pricing.plan.mesh.pp() == 1;
+    let usual = knobs.zero >= 3 || (unpipelined && (pricing.practice.early || knobs.zero == 0));
     let overlap = knobs.dp_overlap.or(usual);
     let (forward, backward) = (time.forward, time.backward + time.recompute);
     let shown = |traffic: f64, window: f64| if overlap { exposed(traffic, window) } else { traffic };
@@ -290,8 +307,7 @@ fn optimizer(hbm: f64, train: &Train, knobs: &Knobs, mesh: &Mesh, params: mem::R
         let shard = if knobs.zero == 0 { 1.0 } else { shards.max(1.0) };
         count * (3.0 * grad / if knobs.zero >= 2 { shard } else { 1.0 } + 26.0 / shard)
     };
-    OPTIMIZER_PASSES * (bytes(params.dense, shards) + bytes(params.routed, expert_shards))
-        / (compute::ELEMENTWISE * hbm)
+    (bytes(params.dense, shards) + bytes(params.routed, expert_shards)) / (compute::ELEMENTWISE * hbm)
 }
 
 #[cfg(test)]
