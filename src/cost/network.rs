@@ -5,6 +5,7 @@
 
 use crate::cluster::{Cluster, Collective, CollectiveFit};
 use crate::mesh::Group;
+use crate::model::Moe;
 use crate::units::Seconds;
 
 /// The widest link a group's traffic has to take.
@@ -37,9 +38,17 @@ impl Tier {
 /// collectives.
 const NIC_SHARE: f64 = 0.85;
 
-/// What each doubling of the domains beyond two adds to the time of the bytes: paths that collide in the spine. Fitted to step
-/// times; the means of nanotron's published sweeps (85 of 188 GB/s at their best on 16 nodes) fall faster still.
+/// What each doubling of the domains beyond two adds to the time of the bytes when eight ranks of a domain take part: paths that
+/// collide in the spine. Fitted to step times; the means of nanotron's published sweeps (85 of 188 GB/s at their best on 16 nodes)
+/// fall faster still.
 const CONTENTION: f64 = 0.2;
+
+/// Time of the bytes between `far` domains over that between two. A group of one rank per domain stays on one rail, whose switches
+/// join the nodes without the spine: on 16 nodes of nanotron's cluster such groups still reach 28 to 42 of 50 GB/s.
+fn crowd(far: u32, near: u32) -> f64 {
+    let rails = if near <= 1 { 0.0 } else { (doublings(near) / 3.0).min(1.0) };
+    1.0 + CONTENTION * (doublings(far) - 1.0) * rails
+}
 
 /// NICs that a group with `members` in each domain drives, `members` to the power 3/4: its channels do not fill all rails. On 16
 /// nodes of nanotron's cluster groups of one member reach 28 to 42 GB/s each, groups of eight about 100.
@@ -104,8 +113,7 @@ pub fn collective(cluster: &Cluster, placed: Placed, kind: Collective, bytes: f6
         Tier::Network => {
             let far = placed.size.div_ceil(placed.near).max(2);
             let near = f64::from(placed.near);
-            let crowd = 1.0 + CONTENTION * (doublings(far) - 1.0);
-            let nic = cluster.nic_share().get() * NIC_SHARE / crowd;
+            let nic = cluster.nic_share().get() * NIC_SHARE / crowd(far, placed.near);
             let start = network_alpha(cluster, kind, far);
             match kind {
                 Collective::AllReduce | Collective::AllGather | Collective::ReduceScatter => {
@@ -117,19 +125,42 @@ pub fn collective(cluster: &Cluster, placed: Placed, kind: Collective, bytes: f6
                 Collective::AllToAll => {
                     let n = f64::from(placed.size);
                     let outside = bytes * (n - near) / n / nic;
-                    let within = if placed.near > 1 {
-                        let bus = fit(cluster, kind, placed.near);
-                        bytes * (near - 1.0) / n / bus.bus.get()
-                    } else {
-                        0.0
-                    };
-                    start + outside.max(within)
+                    start + outside.max(scatter_inside(cluster, placed.near, bytes * near / n))
                 }
                 Collective::SendRecv => cluster.network.latency.get() + 12e-6 + bytes / nic,
             }
         }
     };
     Seconds::new(seconds)
+}
+
+/// Seconds of `bytes` that each of a domain's ranks spreads over all of them.
+fn scatter_inside(cluster: &Cluster, near: u32, bytes: f64) -> f64 {
+    if near <= 1 {
+        return 0.0;
+    }
+    let ranks = f64::from(near);
+    bytes * (ranks - 1.0) / ranks / fit(cluster, Collective::AllToAll, near).bus.get()
+}
+
+/// Seconds of a training step's exchange of `bytes` with experts, of which one copy of a token goes to each domain that holds one of
+/// its experts, and is copied on inside it: `d (1 - (1 - 1/d)^k)` of `k` copies cross, of `d` domains that routing limited to groups of
+/// experts may reach.
+///
+/// Source: `DeepEP`'s normal kernels and NVIDIA's `HybridEP`.
+#[must_use]
+pub fn one_copy_exchange(cluster: &Cluster, placed: Placed, bytes: f64, moe: &Moe) -> Seconds {
+    let whole = collective(cluster, placed, Collective::AllToAll, bytes);
+    if placed.tier != Tier::Network || bytes <= 0.0 {
+        return whole;
+    }
+    let far = placed.size.div_ceil(placed.near).max(2);
+    let domains = f64::from(if moe.groups > 1 { far.min(moe.top_groups.max(1)) } else { far });
+    let missed: f64 = (0..moe.top_k).map(|_| 1.0 - 1.0 / domains).product();
+    let share = domains * (1.0 - missed) / f64::from(moe.top_k.max(1));
+    let crossed = collective(cluster, placed, Collective::AllToAll, bytes * share.min(1.0));
+    let inside = Seconds::new(scatter_inside(cluster, placed.near, bytes));
+    whole.min(crossed.max(inside))
 }
 
 /// Fixed time of a collective between `far` domains: two nodes' small all-reduces take 60 to 90 us end to end, about 10 us more

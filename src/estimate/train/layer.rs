@@ -129,6 +129,10 @@ const KERNEL: f64 = 5e-6;
 /// Host time of the backward pass over that of the forward pass.
 const HOST_BACKWARD: f64 = 3.0;
 
+/// Nodes beyond which experts are taken to be sent one copy of a token per node. Measured runs on two nodes use either way, those of
+/// Qwen3-235B and DeepSeek-V3 on four and eight `DeepEP` (NVIDIA's recipes, Megatron Bridge, Automodel).
+const ONE_COPY_BEYOND: u32 = 2;
+
 /// Share of a hidden collective's time that still shows: the SMs and the memory bandwidth it takes from the kernels it hides behind.
 const OVERLAPPED: f64 = 0.15;
 
@@ -412,8 +416,12 @@ impl<'a> Pricing<'a> {
         let balance = self.train.moe_balance;
         let placed = self.groups.ep;
         let sent = 2.0 * f64::from(moe.top_k) * (t / self.practice.sp) * hidden * balance;
-        // Every copy of a token travels: the plain all-to-all that the launch files start, not DeepEP's one copy a node.
-        let exchange = self.collective(placed, Collective::AllToAll, sent);
+        let nodes = placed.size.div_ceil(placed.near.max(1));
+        let exchange = if self.practice.one_copy && nodes > ONE_COPY_BEYOND {
+            network::one_copy_exchange(&self.job.cluster, placed, sent, &moe).get()
+        } else {
+            self.collective(placed, Collective::AllToAll, sent)
+        };
         let gathered = 2.0 * t * ops::routed_rows(moe.top_k, mesh) * hidden * balance;
         let around = if mesh.etp() > 1 {
             self.collective(self.groups.etp, Collective::AllGather, gathered)

@@ -6,7 +6,7 @@
 use crate::cluster::{Architecture, GemmKind, Gpu};
 use crate::job::{Job, Train};
 use crate::model::Norm;
-use crate::plan::{Plan, Recompute};
+use crate::plan::{Plan, Recompute, Toggle};
 
 /// How the attention core of a dense layer is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +32,8 @@ pub(crate) struct Practice {
     pub(super) grad: f64,
     /// What sequence parallelism divides by.
     pub(super) sp: f64,
+    /// Wide groups of experts are sent one copy of a token per node (`DeepEP`, `HybridEP`), not one per expert.
+    pub(super) one_copy: bool,
 }
 
 /// `RMSNorm` of one kernel that keeps its input in 16 bits, as nanotron's from flash-attention. Fitted.
@@ -56,7 +58,11 @@ impl Practice {
         let knobs = &plan.knobs;
         let spec = job.model.spec();
         let narrow = train.precision.gemm() != GemmKind::Bf16;
-        let fused = knobs.fused_kernels.or(narrow || matches!(gpu.architecture, Architecture::Blackwell));
+        // Routed experts and latent attention are trained by Megatron Core, as memory takes it too.
+        let core = job.model.moe().is_some() || job.model.is_mla();
+        let fused = knobs.fused_kernels.or(narrow
+            || matches!(gpu.architecture, Architecture::Blackwell)
+            || (core && !is_early(gpu)));
         let early = !fused && is_early(gpu);
         let attention = match (fused, early) {
             (true, _) => Attention::Flash(FLASH_FUSED),
@@ -78,7 +84,9 @@ impl Practice {
         let sp = if cut { f64::from(plan.mesh.tp()) } else { 1.0 };
         // Memory's early stack says the same: its gradients stay in 16 bits.
         let grad = if early { 2.0 } else { train.grad_dtype.bytes() };
-        Self { fused, early, attention, norm, grad, sp }
+        // Megatron named by its kernels runs what its launch file asks for: the plain all-to-all.
+        let one_copy = !early && knobs.fused_kernels != Toggle::On;
+        Self { fused, early, attention, norm, grad, sp, one_copy }
     }
 }
 
