@@ -60,9 +60,9 @@ impl Practice {
         let narrow = train.precision.gemm() != GemmKind::Bf16;
         // Routed experts and latent attention are trained by Megatron Core, as memory takes it too.
         let core = job.model.moe().is_some() || job.model.is_mla();
-        let fused = knobs.fused_kernels.or(narrow
-            || matches!(gpu.architecture, Architecture::Blackwell)
-            || (core && !is_early(gpu)));
+        let fused = knobs
+            .fused_kernels
+            .or(narrow || matches!(gpu.architecture, Architecture::Blackwell) || (core && !is_early(gpu)));
         let early = !fused && is_early(gpu);
         let attention = match (fused, early) {
             (true, _) => Attention::Flash(FLASH_FUSED),

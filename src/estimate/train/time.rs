@@ -221,7 +221,8 @@ pub(super) fn step_by_stage(
     }
     let native = !pricing.practice.fused && !pricing.practice.early;
     ledger.add(TimeTerm::Optimizer, if native { STEP_NATIVE } else { STEP });
-    ledger.add(TimeTerm::DpExposed, data_parallel(pricing, params, &time, n));
+    let layers: f64 = (0..kinds.len()).map(|kind| slowest_at.count(kind)).sum();
+    ledger.add(TimeTerm::DpExposed, data_parallel(pricing, params, layers, &time, n));
     let passes = if pricing.practice.early { OPTIMIZER_PASSES_EARLY } else { OPTIMIZER_PASSES };
     ledger.add(TimeTerm::Optimizer, passes * optimizer(gpu.hbm.get(), train, knobs, mesh, params));
     Step { ledger, slowest_stage: slowest_at.stage }
@@ -255,7 +256,8 @@ pub(crate) fn step_floor(pricing: &Pricing<'_>, kinds: &[LayerTime]) -> f64 {
     f64::from(micro_batches(train, plan)) * mean + fill
 }
 
-/// Parameters of one bucket of gradients or weights, each of which is a collective of its own: Megatron's 40 million.
+/// Parameters of one bucket of gradients or weights, each of which is a collective of its own: Megatron's 40 million. FSDP gathers and
+/// reduces a layer at a time.
 const BUCKET: f64 = 40e6;
 
 /// Gradient reduction and parameter gather that nothing hides.
@@ -263,13 +265,14 @@ const BUCKET: f64 = 40e6;
 /// ZeRO-0 reduces gradients once a step; ZeRO-1 reduce-scatters them and gathers the updated weights, ZeRO-2 reduce-scatters every
 /// micro-batch; ZeRO-3 gathers and scatters every micro-batch. With overlap the reduction hides behind the last micro-batch's backward
 /// pass and the gather behind the first one's forward pass.
-fn data_parallel(pricing: &Pricing<'_>, params: mem::RankParams, time: &LayerTime, micro: u32) -> f64 {
+fn data_parallel(pricing: &Pricing<'_>, params: mem::RankParams, layers: f64, time: &LayerTime, micro: u32) -> f64 {
     let knobs = &pricing.plan.knobs;
     let grad = pricing.practice.grad;
     let groups = [(params.dense, pricing.groups.dp_cp), (params.routed, pricing.groups.edp)];
     let total = |kind, bytes: f64| -> f64 {
         let group = |&(count, placed): &(f64, Placed)| {
-            let further = (count / BUCKET - 1.0).max(0.0);
+            let pieces = if knobs.zero >= 3 { layers } else { count / BUCKET };
+            let further = (pieces - 1.0).max(0.0);
             pricing.collective(placed, kind, count * bytes)
                 + further * network::fixed(&pricing.job.cluster, placed, kind).get()
         };
