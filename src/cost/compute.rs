@@ -57,10 +57,10 @@ pub fn attention(gpu: &Gpu, flop: f64, seq: f64) -> f64 {
 
 /// Bytes per score that mask, softmax and dropout of separate attention kernels move, forward: written by one product, read and
 /// written by the fused softmax and by dropout, read by the next product, most of it from cache. Fitted to vTrain's grid.
-const SEPARATE_SCORE: f64 = 9.5;
+const SEPARATE_SCORE: f64 = 7.0;
 
 /// Share of the peak that the two batched products of separate attention reach, over the whole square of scores.
-const SEPARATE_PRODUCTS: f64 = 0.6;
+const SEPARATE_PRODUCTS: f64 = 0.5;
 
 /// Seconds of an attention core computed by separate kernels, forward: `flop` of a causal one, and `scores` query-key pairs, all of
 /// which are computed and stored.

@@ -98,11 +98,12 @@ impl Groups {
 }
 
 /// Share of an isolated 16-bit GEMM's speed that a training step sustains, by architecture: what clocks do under full power.
-/// An A100 holds its clocks, later ones do not (H100 near 1.4 of 1.98 GHz, B200 worse). Eight-bit and narrower kernels reach a
+/// An A100 holds its clocks (and large products are a little faster than its fitted curve), later ones do not (H100 near 1.4 of
+/// 1.98 GHz, B200 worse). Eight-bit and narrower kernels reach a
 /// smaller share of their peak and are not slowed further.
 const fn sustained(gpu: &Gpu) -> f64 {
     match gpu.architecture {
-        Architecture::Volta | Architecture::Ampere | Architecture::Ada => 1.0,
+        Architecture::Volta | Architecture::Ampere | Architecture::Ada => 1.02,
         Architecture::Hopper | Architecture::Cdna3 | Architecture::Gaudi3 => 0.84,
         Architecture::Blackwell | Architecture::Cdna4 => 0.6,
     }
@@ -124,7 +125,7 @@ const HOST_TP_SEQUENCE: f64 = 350e-6;
 
 /// Time on the GPU that an unfused layer needs beyond what its bytes and FLOP take, per kernel of a fused one: launches, and tails that
 /// leave most of the GPU idle. Fitted; both vTrain's and nanotron's order of layouts want it.
-const KERNEL: f64 = 5e-6;
+const KERNEL: f64 = 8e-6;
 
 /// Host time of the backward pass over that of the forward pass.
 const HOST_BACKWARD: f64 = 3.0;
@@ -376,7 +377,8 @@ impl<'a> Pricing<'a> {
     /// TP's collectives of both passes into `time`; those of the forward pass are returned.
     ///
     /// In the backward pass the input is gathered again behind the data gradient, and the input's gradient is reduced behind the
-    /// weight gradient: Megatron's asynchronous linear layers, which nanotron and others took over.
+    /// weight gradient: Megatron's asynchronous linear layers, which nanotron and others took over. The code of the A100's years waits for
+    /// each.
     fn tensor_parallel(&self, block: &Block, t: f64, columns: &[Columns; 2], time: &mut LayerTime) -> f64 {
         let knobs = &self.plan.knobs;
         if self.plan.mesh.tp() <= 1 {
@@ -388,6 +390,7 @@ impl<'a> Pricing<'a> {
         let passes = [(!matches!(block.mixer, Mixer::None {}), columns[0]), (dense_part, columns[1])];
         // The recipes of 8-bit training overlap TP through user buffers; half of it shows.
         let shown = if knobs.tp_overlap.or(self.narrow) { 0.5 } else { 1.0 };
+        let waits = self.practice.early;
         let mut forward = 0.0;
         let mut backward = 0.0;
         if self.practice.sp > 1.0 {
@@ -395,13 +398,14 @@ impl<'a> Pricing<'a> {
             let scatter = self.collective(self.groups.tp, Collective::ReduceScatter, stream);
             for (_, column) in passes.iter().filter(|p| p.0) {
                 forward += gather + scatter;
-                backward += gather + exposed(gather, column.forward) + exposed(scatter, column.weights);
+                let behind = |traffic: f64, window: f64| if waits { traffic } else { exposed(traffic, window) };
+                backward += gather + behind(gather, column.forward) + behind(scatter, column.weights);
             }
         } else {
             let reduce = self.collective(self.groups.tp, Collective::AllReduce, stream);
             for (_, column) in passes.iter().filter(|p| p.0) {
                 forward += reduce;
-                backward += exposed(reduce, column.weights);
+                backward += if waits { reduce } else { exposed(reduce, column.weights) };
             }
         }
         time.tp = shown * (forward + backward);
