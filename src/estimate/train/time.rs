@@ -279,7 +279,8 @@ fn data_parallel(pricing: &Pricing<'_>, params: mem::RankParams, layers: f64, ti
         groups.iter().filter(|(count, _)| *count > 0.0).map(group).sum()
     };
     // PyTorch's DDP and FSDP overlap by themselves, DDP's hooks not under a pipeline's own backward passes; of the distributed optimizers
-    // DeepSpeed's and InternEvo's do without a pipeline, Megatron's and nanotron's when asked.
+    // DeepSpeed's and InternEvo's do without a pipeline (DeepSpeed: "Pipeline parallelism does not support overlapped communication"),
+    // Megatron's and nanotron's when asked.
     let unpipelined = pricing.plan.mesh.pp() == 1;
     let usual = knobs.zero >= 3 || (unpipelined && (pricing.practice.early || knobs.zero == 0));
     let overlap = knobs.dp_overlap.or(usual);
@@ -290,8 +291,11 @@ fn data_parallel(pricing: &Pricing<'_>, params: mem::RankParams, layers: f64, ti
         // ZeRO-2 keeps no whole gradient to add up in: every micro-batch is reduced into the shards.
         1 | 2 => {
             let reductions = if knobs.zero == 2 { f64::from(micro) } else { 1.0 };
-            reductions * shown(total(Collective::ReduceScatter, grad), backward)
-                + shown(total(Collective::AllGather, 2.0), forward)
+            // ZeRO-1 of the A100's years reduces whole gradients on every rank before each updates its share: assumed, as Hagemann et
+            // al.'s steps hold more traffic per parameter than a scatter and a gather.
+            let whole = pricing.practice.early && knobs.zero == 1;
+            let reduce = if whole { Collective::AllReduce } else { Collective::ReduceScatter };
+            reductions * shown(total(reduce, grad), backward) + shown(total(Collective::AllGather, 2.0), forward)
         }
         _ => {
             let each = shown(total(Collective::AllGather, 2.0), forward)
