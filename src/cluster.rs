@@ -117,45 +117,13 @@ impl GemmKind {
     }
 }
 
-/// How the compute and the memory time of a kernel add up: their p-norm, for the p that square roots can give.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Blend {
-    /// p = 1: one after the other.
-    Sum,
-    /// p = 2.
-    Square,
-    /// p = 4: close to the larger of the two.
-    Fourth,
-}
-
-impl Blend {
-    /// The nearest to a fitted exponent.
-    #[must_use]
-    pub fn nearest(p: f64) -> Self {
-        if p < 1.4 {
-            Self::Sum
-        } else if p < 2.9 {
-            Self::Square
-        } else {
-            Self::Fourth
-        }
-    }
-
-    /// Joins two times.
-    #[must_use]
-    pub fn join(self, a: f64, b: f64) -> f64 {
-        match self {
-            Self::Sum => a + b,
-            Self::Square => (a * a + b * b).sqrt(),
-            Self::Fourth => {
-                let (a2, b2) = (a * a, b * b);
-                (a2 * a2 + b2 * b2).sqrt().sqrt()
-            }
-        }
-    }
-}
-
-/// A fitted kernel: `t = t0 + join(FLOP / (compute * peak), bytes / (memory * HBM))`.
+/// A fitted GEMM of `m` rows over `n x k` weights:
+///
+/// ```text
+/// t = t0 + per_k k + hypot(FLOP / (compute * peak), weight bytes / (memory * HBM)) + activation bytes / (memory * HBM)
+/// ```
+/// A tile walks all of `k` step by step, which takes its time however few tiles there are; inputs and outputs are read and written
+/// before and after the product.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct KernelFit {
     /// Fixed time.
@@ -164,8 +132,8 @@ pub struct KernelFit {
     pub compute: f64,
     /// Share of the memory bandwidth reached by large ones.
     pub memory: f64,
-    /// How the two add.
-    pub blend: Blend,
+    /// Time of one step along `k`.
+    pub per_k: Seconds,
     /// Median relative error of the fit.
     pub median_error: f64,
 }
@@ -188,6 +156,16 @@ pub struct DecodeFit {
     pub t0: Seconds,
     /// Share of the memory bandwidth.
     pub memory: f64,
+    /// The same with 8-bit keys and values: Hopper's kernels lose time converting them.
+    pub memory_8bit: f64,
+}
+
+impl DecodeFit {
+    /// Share of the memory bandwidth for keys and values of so many bytes a number.
+    #[must_use]
+    pub const fn share(&self, bytes: f64) -> f64 {
+        if bytes < 1.5 { self.memory_8bit } else { self.memory }
+    }
 }
 
 /// A fitted fused MoE kernel.
@@ -208,14 +186,14 @@ impl MoeFit {
     #[must_use]
     pub const fn of(self, format: WeightFormat) -> ExpertFit {
         let Self { t0, compute, memory, permute } = self;
-        let (maker, median_error) = (ExpertMaker::Vllm, 0.3);
+        let (maker, median_error) = (KernelMaker::Vllm, 0.3);
         ExpertFit { maker, format, t0, compute, memory, permute, spread: 0.5, rows: 1.0, median_error }
     }
 }
 
-/// Who wrote a fused expert kernel.
+/// Whose kernels an engine runs: fused experts, small all-reduces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ExpertMaker {
+pub enum KernelMaker {
     /// vLLM.
     Vllm,
     /// SGLang.
@@ -224,7 +202,7 @@ pub enum ExpertMaker {
     Trtllm,
 }
 
-impl ExpertMaker {
+impl KernelMaker {
     /// Every maker.
     pub const ALL: [Self; 3] = [Self::Vllm, Self::Sglang, Self::Trtllm];
 
@@ -249,7 +227,7 @@ impl ExpertMaker {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ExpertFit {
     /// Whose kernel.
-    pub maker: ExpertMaker,
+    pub maker: KernelMaker,
     /// Format of the weights.
     pub format: WeightFormat,
     /// Fixed time: routing, sorting, several launches.
@@ -276,6 +254,28 @@ pub struct CollectiveFit {
     /// Fixed time.
     pub alpha: Seconds,
     /// Bus bandwidth.
+    pub bus: BytesPerSec,
+}
+
+/// An engine's own all-reduce of small messages inside a node, the faster of two ways:
+///
+/// ```text
+/// direct (every rank reads all of the others')      t0 + bytes / direct
+/// two steps (reduce-scatter, then all-gather)       two_step_t0 + bytes * factor / bus
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SmallReduceFit {
+    /// Whose kernel.
+    pub maker: KernelMaker,
+    /// Ranks it was measured on.
+    pub ranks: u32,
+    /// Fixed time of the direct way.
+    pub t0: Seconds,
+    /// Message bytes a second of the direct way.
+    pub direct: BytesPerSec,
+    /// Fixed time of the two steps.
+    pub two_step_t0: Seconds,
+    /// Bus bandwidth of the two steps.
     pub bus: BytesPerSec,
 }
 
@@ -330,6 +330,8 @@ pub struct Efficiency {
     pub gemm: [Option<KernelFit>; 4],
     /// Attention of prefill and training.
     pub prefill_attention: AttentionFit,
+    /// Latent attention of prefill, where an engine's kernel is of its own speed.
+    pub latent_prefill: Vec<(KernelMaker, AttentionFit)>,
     /// Attention of decode.
     pub decode_attention: DecodeFit,
     /// Fused experts, where no engine's kernel is measured for a format.
@@ -337,7 +339,7 @@ pub struct Efficiency {
     /// Fused experts by engine and format.
     pub experts: Vec<ExpertFit>,
     /// The engines' own all-reduce for small messages inside a node; empty when there is none.
-    pub custom_all_reduce: Vec<CollectiveFit>,
+    pub custom_all_reduce: Vec<SmallReduceFit>,
     /// NCCL inside the scale-up domain, by [`Collective`] (send/recv has none).
     pub collectives: [Vec<CollectiveFit>; 4],
     /// Where the curves come from.
@@ -349,7 +351,7 @@ pub struct Efficiency {
 impl Efficiency {
     /// The expert kernel of an engine for a format: its own, else another engine's, else the other 8-bit format's.
     #[must_use]
-    pub fn experts(&self, maker: ExpertMaker, format: WeightFormat) -> Option<ExpertFit> {
+    pub fn experts(&self, maker: KernelMaker, format: WeightFormat) -> Option<ExpertFit> {
         let formats: &[WeightFormat] = match format {
             WeightFormat::Fp32 | WeightFormat::Bf16 | WeightFormat::Fp16 => &[WeightFormat::Bf16],
             WeightFormat::Fp8 => &[WeightFormat::Fp8, WeightFormat::Fp8Block],
@@ -359,13 +361,25 @@ impl Efficiency {
             WeightFormat::Nvfp4 => &[WeightFormat::Nvfp4],
             WeightFormat::Mxfp4 => &[WeightFormat::Mxfp4],
         };
-        let of = |format: WeightFormat, maker: Option<ExpertMaker>| {
+        let of = |format: WeightFormat, maker: Option<KernelMaker>| {
             self.experts.iter().find(|e| e.format == format && maker.is_none_or(|m| m == e.maker)).copied()
         };
         formats
             .iter()
             .find_map(|f| of(*f, Some(maker)))
-            .or_else(|| formats.iter().find_map(|f| of(*f, Some(ExpertMaker::Sglang)).or_else(|| of(*f, None))))
+            .or_else(|| formats.iter().find_map(|f| of(*f, Some(KernelMaker::Sglang)).or_else(|| of(*f, None))))
+    }
+
+    /// The prefill kernel of an engine for latent attention.
+    #[must_use]
+    pub fn latent_prefill(&self, maker: KernelMaker) -> AttentionFit {
+        self.latent_prefill.iter().find(|(m, _)| *m == maker).map_or(self.prefill_attention, |(_, fit)| *fit)
+    }
+
+    /// The small all-reduce of an engine over so many ranks, if it has one there.
+    #[must_use]
+    pub fn small_reduce(&self, maker: KernelMaker, ranks: u32) -> Option<&SmallReduceFit> {
+        self.custom_all_reduce.iter().find(|f| f.maker == maker && f.ranks == ranks)
     }
 
     /// The curve of a kind of GEMM; formats without one use the nearest wider one's shares of their own peak.
@@ -381,7 +395,7 @@ impl Efficiency {
             t0: Seconds::new(5e-6),
             compute: 0.7,
             memory: 0.8,
-            blend: Blend::Square,
+            per_k: Seconds::ZERO,
             median_error: 0.3,
         })
     }

@@ -2,7 +2,7 @@
 
 use crate::cluster::Dtype;
 use crate::cost::network::{self, Tier};
-use crate::cost::{MemoryTerm, Term, TimeTerm};
+use crate::cost::{MemoryTerm, Term};
 use crate::estimate::{self, Estimate, Time};
 use crate::framework::{Framework, GroupKind, group};
 use crate::job::{GradDtype, Job, KvFormat, Serve, Train, Workload};
@@ -38,25 +38,17 @@ pub fn over_network(job: &Job, convention: Convention, plan: &Plan) -> Vec<Group
 #[must_use]
 pub fn reason(job: &Job, convention: Convention, plan: &Plan, estimate: &Estimate) -> String {
     let mut parts = Vec::new();
-    match &estimate.time {
-        Time::Train(step) => {
-            let total = step.seconds().get();
-            let mut terms: Vec<(TimeTerm, f64)> =
-                TimeTerm::ALL.iter().map(|t| (*t, step.ledger.get(*t) / total)).collect();
-            terms.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-            let shown = terms.iter().filter(|(_, share)| *share >= 0.03).take(3);
-            parts.extend(shown.map(|(t, share)| format!("{} {:.0}%", t.key().replace("_exposed", ""), share * 100.0)));
-        }
-        Time::Serve(service) => {
-            let share = (service.tpot_s - service.decode_step_s) / service.tpot_s;
-            parts.push(format!("decode {:.0}%", (1.0 - share) * 100.0));
-            if share >= 0.03 {
-                parts.push(format!("others' prefill {:.0}%", share * 100.0));
-            }
-            if service.concurrency + 0.5 < f64::from(estimate.load.concurrency) {
-                parts.push("KV cache limits the load".to_owned());
-            }
-        }
+    let mut terms = estimate.time.parts();
+    let total: f64 = terms.iter().map(|part| part.seconds).sum();
+    // Stable: equal terms keep the order of columns.
+    terms.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+    let shown = terms.iter().filter(|part| part.seconds >= 0.03 * total).take(3);
+    parts
+        .extend(shown.map(|part| format!("{} {:.0}%", part.key.replace("_exposed", ""), part.seconds / total * 100.0)));
+    if let Time::Serve(service) = &estimate.time
+        && service.concurrency + 0.5 < f64::from(estimate.load.concurrency)
+    {
+        parts.push("KV cache limits the load".to_owned());
     }
     let over: Vec<&str> = over_network(job, convention, plan).iter().map(|kind| kind.name()).collect();
     if !over.is_empty() {

@@ -204,7 +204,8 @@ impl Release {
 pub enum Arrivals {
     /// A closed loop in its steady state.
     Steady,
-    /// A closed loop that starts with all requests at once and sends ten times the concurrency.
+    /// A closed loop that starts with all requests at once and sends ten times the concurrency, as public benchmark clients do; they
+    /// draw each length evenly from 80 to 100 % of what they are told.
     Burst10x,
     /// An open loop: independent requests at random times, as many a second as the load says.
     Poisson,
@@ -221,6 +222,15 @@ impl Arrivals {
             Self::Steady => "steady",
             Self::Burst10x => "burst10x",
             Self::Poisson => "poisson",
+        }
+    }
+
+    /// Mean length that is sent over the length that is named.
+    #[must_use]
+    pub const fn mean_length(self) -> f64 {
+        match self {
+            Self::Burst10x => 0.9,
+            Self::Steady | Self::Poisson => 1.0,
         }
     }
 }
@@ -316,6 +326,13 @@ pub const MTP_ACCEPTANCE: f64 = 0.8;
 const MOST_MTP: u32 = 16;
 
 impl Serve {
+    /// Mean tokens of a prompt and of an answer, as they arrive.
+    #[must_use]
+    pub fn mean_lengths(&self) -> (f64, f64) {
+        let share = self.arrivals.mean_length();
+        (f64::from(self.isl) * share, f64::from(self.osl) * share)
+    }
+
     /// 64 requests of 4096 tokens in and 1024 out, in a steady loop, with the given weights.
     #[must_use]
     pub const fn of(quant: Quant) -> Self {

@@ -2,8 +2,8 @@
 
 use super::read;
 use crate::cluster::{
-    Architecture, AttentionFit, Basis, Blend, Collective, CollectiveFit, DecodeFit, Dtype, Efficiency, ExpertFit,
-    ExpertMaker, GemmKind, Gpu, KernelFit, LinkKind, MoeFit, ScaleUp,
+    Architecture, AttentionFit, Basis, Collective, CollectiveFit, DecodeFit, Dtype, Efficiency, ExpertFit, GemmKind,
+    Gpu, KernelFit, KernelMaker, LinkKind, MoeFit, ScaleUp, SmallReduceFit,
 };
 use crate::error::{Error, Locate, Result};
 use crate::model::WeightFormat;
@@ -72,12 +72,14 @@ struct EfficiencyFile {
     basis: String,
     gemm: BTreeMap<String, KernelFile>,
     prefill_attention: AttentionFile,
+    #[serde(default)]
+    latent_prefill: BTreeMap<String, AttentionFile>,
     decode_attention: DecodeFile,
     moe: MoeFile,
     #[serde(default)]
     experts: BTreeMap<String, BTreeMap<String, ExpertFile>>,
     #[serde(default)]
-    custom_all_reduce: BTreeMap<u32, BusFile>,
+    custom_all_reduce: BTreeMap<String, BTreeMap<u32, SmallReduceFile>>,
     collectives: BTreeMap<String, BTreeMap<u32, LinkFile>>,
 }
 
@@ -87,7 +89,7 @@ struct KernelFile {
     t0: String,
     compute: f64,
     memory: f64,
-    p: f64,
+    per_k: String,
     median_error: f64,
 }
 
@@ -106,6 +108,7 @@ struct AttentionFile {
 struct DecodeFile {
     t0: String,
     memory: f64,
+    memory_8bit: Option<f64>,
     #[serde(default)]
     median_error: f64,
 }
@@ -133,9 +136,12 @@ struct ExpertFile {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct BusFile {
+struct SmallReduceFile {
     t0: String,
+    direct: String,
+    two_step_t0: String,
     bus: String,
+    median_error: f64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -265,8 +271,11 @@ fn borrowed(from: &Gpu, link: BytesPerSec) -> Efficiency {
 
 /// Scales the bandwidth of the collectives, for links that are faster or slower than the measured ones.
 pub(super) fn scale_links(efficiency: &mut Efficiency, ratio: f64) {
-    let fits = efficiency.collectives.iter_mut().flatten().chain(&mut efficiency.custom_all_reduce);
-    for fit in fits {
+    for fit in efficiency.collectives.iter_mut().flatten() {
+        fit.bus = fit.bus * ratio;
+    }
+    for fit in &mut efficiency.custom_all_reduce {
+        fit.direct = fit.direct * ratio;
         fit.bus = fit.bus * ratio;
     }
 }
@@ -282,26 +291,18 @@ impl EfficiencyFile {
                 t0: time(&format!("gemm.{name}.t0"), &fit.t0)?,
                 compute: share(&format!("gemm.{name}.compute"), fit.compute)?,
                 memory: share(&format!("gemm.{name}.memory"), fit.memory)?,
-                blend: Blend::nearest(within(origin, format!("efficiency.gemm.{name}.p"), fit.p, 100.0)?),
+                per_k: time(&format!("gemm.{name}.per_k"), &fit.per_k)?,
                 median_error: fit.median_error,
             });
         }
         if gemm[GemmKind::Bf16 as usize].is_none() {
             return Err(Error::missing(origin, "efficiency.gemm.bf16", "write the curve every other falls back to"));
         }
-        for (key, error) in [
-            ("prefill_attention", self.prefill_attention.median_error),
-            ("decode_attention", self.decode_attention.median_error),
-        ] {
-            if !(0.0..=1.0).contains(&error) {
-                let key = format!("efficiency.{key}.median_error");
-                return Err(Error::invalid(origin, key, error, "a share from 0 to 1"));
-            }
+        let error = self.decode_attention.median_error;
+        if !(0.0..=1.0).contains(&error) {
+            let key = "efficiency.decode_attention.median_error".to_owned();
+            return Err(Error::invalid(origin, key, error, "a share from 0 to 1"));
         }
-        let custom = self
-            .custom_all_reduce
-            .iter()
-            .map(|(ranks, fit)| collective(origin, "custom_all_reduce", *ranks, "t0", &fit.t0, &fit.bus));
         let mut collectives: [Vec<CollectiveFit>; 4] = Default::default();
         for (name, fits) in &self.collectives {
             let kind = word(origin, "efficiency.collectives", name, &Collective::ALL[..4], Collective::name)?;
@@ -318,19 +319,20 @@ impl EfficiencyFile {
         let (prefill, decode, moe) = (&self.prefill_attention, &self.decode_attention, &self.moe);
         Ok(Efficiency {
             gemm,
-            prefill_attention: AttentionFit {
-                t0: time("prefill_attention.t0", &prefill.t0)?,
-                compute: share("prefill_attention.compute", prefill.compute)?,
-                half_length: within(
-                    origin,
-                    "efficiency.prefill_attention.half_length".into(),
-                    prefill.half_length,
-                    1e6,
-                )?,
-            },
+            prefill_attention: prefill.check(origin, "prefill_attention")?,
+            latent_prefill: self
+                .latent_prefill
+                .iter()
+                .map(|(engine, fit)| {
+                    let maker =
+                        word(origin, "efficiency.latent_prefill", engine, &KernelMaker::ALL, KernelMaker::name)?;
+                    Ok((maker, fit.check(origin, &format!("latent_prefill.{engine}"))?))
+                })
+                .collect::<Result<_>>()?,
             decode_attention: DecodeFit {
                 t0: time("decode_attention.t0", &decode.t0)?,
                 memory: share("decode_attention.memory", decode.memory)?,
+                memory_8bit: share("decode_attention.memory_8bit", decode.memory_8bit.unwrap_or(decode.memory))?,
             },
             moe: MoeFit {
                 t0: time("moe.t0", &moe.t0)?,
@@ -339,7 +341,7 @@ impl EfficiencyFile {
                 permute: within(origin, "efficiency.moe.permute".into(), moe.permute, 100.0)?,
             },
             experts: self.experts(origin)?,
-            custom_all_reduce: custom.collect::<Result<_>>()?,
+            custom_all_reduce: self.custom_all_reduce(origin)?,
             collectives,
             source: self.source.clone(),
             basis: basis_of(origin, "efficiency.basis", &self.basis)?,
@@ -347,12 +349,50 @@ impl EfficiencyFile {
     }
 }
 
+impl AttentionFile {
+    fn check(&self, origin: &str, name: &str) -> Result<AttentionFit> {
+        let key = |field: &str| format!("efficiency.{name}.{field}");
+        if !(0.0..=1.0).contains(&self.median_error) {
+            return Err(Error::invalid(origin, key("median_error"), self.median_error, "a share from 0 to 1"));
+        }
+        Ok(AttentionFit {
+            t0: seconds(origin, &key("t0"), &self.t0)?,
+            compute: within(origin, key("compute"), self.compute, 2.0)?,
+            half_length: within(origin, key("half_length"), self.half_length, 1e6)?,
+        })
+    }
+}
+
 impl EfficiencyFile {
+    /// The engines' own small all-reduces.
+    fn custom_all_reduce(&self, origin: &str) -> Result<Vec<SmallReduceFit>> {
+        let mut all = Vec::new();
+        for (engine, fits) in &self.custom_all_reduce {
+            let maker = word(origin, "efficiency.custom_all_reduce", engine, &KernelMaker::ALL, KernelMaker::name)?;
+            for (ranks, fit) in fits {
+                let at = format!("efficiency.custom_all_reduce.{engine}.{ranks}");
+                if !(0.0..=1.0).contains(&fit.median_error) {
+                    let key = format!("{at}.median_error");
+                    return Err(Error::invalid(origin, key, fit.median_error, "a share from 0 to 1"));
+                }
+                all.push(SmallReduceFit {
+                    maker,
+                    ranks: count(origin, &at, *ranks)?,
+                    t0: seconds(origin, &format!("{at}.t0"), &fit.t0)?,
+                    direct: bandwidth(origin, &format!("{at}.direct"), &fit.direct)?,
+                    two_step_t0: seconds(origin, &format!("{at}.two_step_t0"), &fit.two_step_t0)?,
+                    bus: bandwidth(origin, &format!("{at}.bus"), &fit.bus)?,
+                });
+            }
+        }
+        Ok(all)
+    }
+
     /// The fused expert kernels, by engine and format.
     fn experts(&self, origin: &str) -> Result<Vec<ExpertFit>> {
         let mut all = Vec::new();
         for (engine, formats) in &self.experts {
-            let maker = word(origin, "efficiency.experts", engine, &ExpertMaker::ALL, ExpertMaker::name)?;
+            let maker = word(origin, "efficiency.experts", engine, &KernelMaker::ALL, KernelMaker::name)?;
             for (format, fit) in formats {
                 let at = format!("efficiency.experts.{engine}.{format}");
                 let key = |name: &str| format!("{at}.{name}");

@@ -4,7 +4,7 @@ use super::args::{JobArgs, OutputArgs};
 use super::{Verdict, out};
 use crate::cluster::Collective;
 use crate::cost::network::Tier;
-use crate::cost::{MemoryTerm, Term, TimeTerm};
+use crate::cost::{MemoryTerm, ServeTerm, Term, TimeTerm};
 use crate::error::{Error, Locate, Result};
 use crate::estimate::serve::Latency;
 use crate::estimate::traffic::traffic;
@@ -189,8 +189,7 @@ fn grid(read: &ReadJob, all: &[Compared]) -> (Vec<String>, Vec<Vec<String>>) {
         add("step", &|c| step(c).map_or_else(String::new, |s| c.banded(read, s.seconds(), "step_time")));
         for term in TimeTerm::ALL {
             add(&format!("  {}", term.key()), &|c| {
-                let seconds = step(c).map_or(0.0, |s| s.ledger.get(*term));
-                if seconds > 0.0 { Seconds::new(seconds).to_string() } else { String::new() }
+                step(c).map_or_else(String::new, |s| unless_nothing(s.ledger.get(*term)))
             });
         }
         add("tokens/s, all GPUs", &|c| step(c).map_or_else(String::new, |s| grouped(s.tokens_per_s(job))));
@@ -206,6 +205,11 @@ fn grid(read: &ReadJob, all: &[Compared]) -> (Vec<String>, Vec<Vec<String>>) {
         add("requests at once", &|c| service(c).map_or_else(String::new, |s| grouped(s.max_concurrency)));
         add("TTFT", &|c| service(c).map_or_else(String::new, |s| c.banded(read, Seconds::new(s.ttft_s), "ttft")));
         add("TPOT", &|c| service(c).map_or_else(String::new, |s| c.banded(read, Seconds::new(s.tpot_s), "tpot")));
+        for term in ServeTerm::ALL {
+            add(&format!("  {}", term.key()), &|c| {
+                service(c).map_or_else(String::new, |s| unless_nothing(s.tpot.get(*term)))
+            });
+        }
         if job.serve().is_some_and(|s| s.arrivals == Arrivals::Poisson || s.percentile != Percentile::Mean) {
             let tail = |l: &Latency| format!("{}, {}", Seconds::new(l.p95), Seconds::new(l.p99));
             add("TTFT p95, p99", &|c| load(c).map_or_else(String::new, |l| tail(&l.ttft)));
@@ -230,6 +234,11 @@ fn grid(read: &ReadJob, all: &[Compared]) -> (Vec<String>, Vec<Vec<String>>) {
         })
     });
     (head, rows)
+}
+
+/// A time, or an empty cell.
+fn unless_nothing(seconds: f64) -> String {
+    if seconds > 0.0 { Seconds::new(seconds).to_string() } else { String::new() }
 }
 
 fn table(read: &ReadJob, all: &[Compared], head: &[&str], rows: &[Vec<String>]) -> String {

@@ -2,7 +2,7 @@
 
 use super::args::{JobArgs, OutputArgs};
 use super::{Verdict, flag_error, out};
-use crate::cost::{MemoryTerm, Term, TimeTerm};
+use crate::cost::{MemoryTerm, Term};
 use crate::error::{Error, Locate, Result};
 use crate::estimate::band::Band;
 use crate::estimate::traffic::traffic;
@@ -221,16 +221,7 @@ fn time_table(read: &ReadJob, plan: &crate::plan::Plan, estimate: &crate::estima
             );
             let _ = writeln!(text, "{}", utilization(&Utilization::of(job, plan, step)));
             band_notes(&bands, text);
-            let rows: Vec<Vec<String>> = TimeTerm::ALL
-                .iter()
-                .filter(|t| step.ledger.get(**t) > 0.0)
-                .map(|t| {
-                    let seconds = step.ledger.get(*t);
-                    let share = format!("{:.1}%", seconds / total.get() * 100.0);
-                    vec![t.key().to_owned(), Seconds::new(seconds).to_string(), share, t.meaning().to_owned()]
-                })
-                .collect();
-            text.push_str(&out::table(&["term", "time", "share", "what"], &rows, &[0, 3]));
+            text.push_str(&parts_table(&estimate.time));
         }
         Time::Serve(s) => {
             let _ = writeln!(
@@ -245,6 +236,7 @@ fn time_table(read: &ReadJob, plan: &crate::plan::Plan, estimate: &crate::estima
                 crate::export::grouped(s.output_tokens_per_s / gpus)
             );
             band_notes(&bands, text);
+            text.push_str(&parts_table(&estimate.time));
             load_table(job, plan, estimate, text);
             let _ = writeln!(
                 text,
@@ -255,6 +247,25 @@ fn time_table(read: &ReadJob, plan: &crate::plan::Plan, estimate: &crate::estima
             );
         }
     }
+}
+
+/// What a time is made of.
+fn parts_table(time: &Time) -> String {
+    let parts = time.parts();
+    let total: f64 = parts.iter().map(|part| part.seconds).sum();
+    let rows: Vec<Vec<String>> = parts
+        .iter()
+        .filter(|part| part.seconds > 0.0)
+        .map(|part| {
+            let share = format!("{:.1}%", part.seconds / total * 100.0);
+            vec![part.key.to_owned(), Seconds::new(part.seconds).to_string(), share, part.meaning.to_owned()]
+        })
+        .collect();
+    let head = match time {
+        Time::Train(_) => ["term", "time", "share", "what"],
+        Time::Serve(_) => ["term of TPOT", "time", "share", "what"],
+    };
+    out::table(&head, &rows, &[0, 3])
 }
 
 /// The price of a GPU-hour.

@@ -2,11 +2,11 @@
 
 use super::args::{JobArgs, OutputArgs};
 use super::{Verdict, flag_error, out};
-use crate::cost::{MemoryTerm, Term, TimeTerm};
+use crate::cost::{MemoryTerm, Term};
 use crate::error::Result;
 use crate::estimate::train::Utilization;
 use crate::estimate::train::{micro_batches, timeline};
-use crate::estimate::{self, Assessment, Estimate, assess};
+use crate::estimate::{self, Assessment, Estimate, Time, assess};
 use crate::explain::{changes, reason, shortfall};
 use crate::export::{Format, SCHEMA, banded, bands, json};
 use crate::import::job::ReadJob;
@@ -194,29 +194,32 @@ fn waterfall(read: &ReadJob, plan: &Plan, estimate: &Estimate, text: &mut String
     }
     let _ = writeln!(text, "  {:<24} {:>12} of {}", "total", m.ledger.bytes().to_string(), m.capacity);
     let bands = bands(&read.job, read.framework, plan, estimate);
-    if let Some(step) = estimate.step() {
-        let total = step.seconds().get();
-        let _ = writeln!(text, "\nstep of {}:", banded(step.seconds(), "step_time", &bands));
-        for term in TimeTerm::ALL {
-            let seconds = step.ledger.get(*term);
-            if seconds > 0.0 {
-                let _ = writeln!(
-                    text,
-                    "  {:<24} {:>12} {:>5.1}% {}  {}",
-                    term.key(),
-                    Seconds::new(seconds).to_string(),
-                    seconds / total * 100.0,
-                    bar(seconds / total),
-                    term.meaning()
-                );
-            }
+    match &estimate.time {
+        Time::Train(step) => {
+            let _ = writeln!(text, "\nstep of {}:", banded(step.seconds(), "step_time", &bands));
         }
-        let _ = writeln!(text, "{}", super::estimate::utilization(&Utilization::of(&read.job, plan, step)));
+        Time::Serve(service) => {
+            let (ttft, tpot) = (Seconds::new(service.ttft_s), Seconds::new(service.tpot_s));
+            let (ttft, tpot) = (banded(ttft, "ttft", &bands), banded(tpot, "tpot", &bands));
+            let _ = writeln!(text, "\nTTFT {ttft}, TPOT {tpot}:");
+        }
     }
-    if let Some(service) = estimate.service() {
-        let (ttft, tpot) = (Seconds::new(service.ttft_s), Seconds::new(service.tpot_s));
-        let (ttft, tpot) = (banded(ttft, "ttft", &bands), banded(tpot, "tpot", &bands));
-        let _ = writeln!(text, "\nTTFT {ttft}, TPOT {tpot}");
+    let parts = estimate.time.parts();
+    let total: f64 = parts.iter().map(|part| part.seconds).sum();
+    for part in parts.iter().filter(|part| part.seconds > 0.0) {
+        let share = part.seconds / total;
+        let _ = writeln!(
+            text,
+            "  {:<24} {:>12} {:>5.1}% {}  {}",
+            part.key,
+            Seconds::new(part.seconds).to_string(),
+            share * 100.0,
+            bar(share),
+            part.meaning
+        );
+    }
+    if let Some(step) = estimate.step() {
+        let _ = writeln!(text, "{}", super::estimate::utilization(&Utilization::of(&read.job, plan, step)));
     }
     super::estimate::band_notes(&bands, text);
 }

@@ -21,15 +21,16 @@ impl Engine {
         Self { fit, flops: gpu.gemm_peak(kind).get() * fit.compute, bytes: gpu.hbm.get() * fit.memory }
     }
 
-    /// Seconds of `count` GEMMs that share `rows` rows over `n x k` weights of `weight_bytes` each: `t0 + join(2 rows n k /
-    /// flops, bytes / bandwidth)`, with 16-bit inputs and outputs.
+    /// Seconds of `count` GEMMs that share `rows` rows over `n x k` weights of `weight_bytes` each, with 16-bit inputs and
+    /// outputs: [`KernelFit`].
     ///
     /// Source: fits to the kernel tables of ai-dynamo/aiconfigurator; constants and residuals are in each GPU's file.
     #[must_use]
     pub fn gemm(&self, rows: f64, n: f64, k: f64, count: f64, weight_bytes: f64) -> f64 {
         let compute = 2.0 * rows * n * k / self.flops;
-        let memory = (count * n * k * weight_bytes + 2.0 * rows * (n + k)) / self.bytes;
-        self.fit.t0.get() + self.fit.blend.join(compute, memory)
+        let weights = count * n * k * weight_bytes / self.bytes;
+        let activations = 2.0 * rows * (n + k) / self.bytes;
+        self.fit.t0.get() + self.fit.per_k.get() * k + compute.hypot(weights) + activations
     }
 
     /// One GEMM in a captured graph, where `share` of the fixed time is left.
@@ -45,13 +46,26 @@ impl Engine {
     }
 }
 
+/// Two times that mostly hide each other: close to the longer one.
+#[must_use]
+pub fn overlapped(a: f64, b: f64) -> f64 {
+    let (a2, b2) = (a * a, b * b);
+    (a2 * a2 + b2 * b2).sqrt().sqrt()
+}
+
 /// Seconds of an attention core of `flop` over sequences of `seq` tokens.
 #[must_use]
 pub fn attention(gpu: &Gpu, flop: f64, seq: f64) -> f64 {
+    attention_by(&gpu.efficiency.prefill_attention, gpu, flop, seq)
+}
+
+/// The same by another kernel than the GPU's usual one.
+#[must_use]
+pub fn attention_by(fit: &AttentionFit, gpu: &Gpu, flop: f64, seq: f64) -> f64 {
     if flop <= 0.0 {
         return 0.0;
     }
-    let AttentionFit { t0, compute, half_length } = gpu.efficiency.prefill_attention;
+    let AttentionFit { t0, compute, half_length } = fit;
     t0.get() + flop * (1.0 + half_length / seq) / (compute * gpu.peak16().get())
 }
 

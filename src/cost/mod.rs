@@ -126,6 +126,21 @@ terms! {
     }
 }
 
+terms! {
+    /// Where the time of a further token of a request goes.
+    ServeTerm {
+        Projections "projections" Modelled "matrix products of attention, dense MLPs, shared experts, router and head",
+        Attention "attention" Modelled "attention over the KV cache, and recurrent states",
+        Experts "experts" Modelled "the fused kernels of routed experts",
+        SmallKernels "small_kernels" Modelled "norms, rotary embedding, activations, quantisation, routing",
+        Tp "tp" Modelled "all-reduces of tensor parallelism",
+        Ep "ep" Modelled "exchange of tokens between attention ranks and their experts",
+        Pp "pp" Modelled "hops between pipeline stages, and waiting for the slowest",
+        Host "host" Modelled "scheduler, sampling and output that the GPU waits for",
+        Prefill "prefill" Modelled "prefills of other requests that run meanwhile",
+    }
+}
+
 /// Amounts by term; the total is their sum by construction.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Ledger<const N: usize> {
@@ -147,6 +162,20 @@ impl<const N: usize> Ledger<N> {
         self.amounts[term.index()]
     }
 
+    /// Adds another ledger, some times over.
+    pub fn add_all(&mut self, other: &Self, times: f64) {
+        for (amount, more) in self.amounts.iter_mut().zip(other.amounts) {
+            *amount += times * more;
+        }
+    }
+
+    /// The same with nothing charged to a term.
+    #[must_use]
+    pub fn without<T: Term>(mut self, term: T) -> Self {
+        self.amounts[term.index()] = 0.0;
+        self
+    }
+
     /// The sum of all terms, in base units.
     #[must_use]
     pub fn total(&self) -> f64 {
@@ -158,6 +187,8 @@ impl<const N: usize> Ledger<N> {
 pub type MemoryLedger = Ledger<16>;
 /// Seconds by [`TimeTerm`].
 pub type TimeLedger = Ledger<10>;
+/// Seconds by [`ServeTerm`].
+pub type ServeLedger = Ledger<9>;
 
 impl MemoryLedger {
     /// All of it.
@@ -189,5 +220,6 @@ mod tests {
     fn ledgers_have_a_place_for_every_term() {
         assert_eq!(MemoryTerm::ALL.len(), MemoryLedger::EMPTY.amounts.len());
         assert_eq!(TimeTerm::ALL.len(), TimeLedger::EMPTY.amounts.len());
+        assert_eq!(ServeTerm::ALL.len(), ServeLedger::EMPTY.amounts.len());
     }
 }

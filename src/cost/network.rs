@@ -3,7 +3,7 @@
 //! A group whose ranks all lie in one scale-up domain runs on NVLink (or PCIe). A wider one runs hierarchically: inside each
 //! domain and between domains over the NICs as one pipeline, the members of a node sharing out its NICs.
 
-use crate::cluster::{Cluster, Collective, CollectiveFit};
+use crate::cluster::{Cluster, Collective, CollectiveFit, KernelMaker};
 use crate::mesh::Group;
 use crate::model::Moe;
 use crate::units::Seconds;
@@ -234,19 +234,16 @@ fn unmeasured(cluster: &Cluster, ranks: u32) -> CollectiveFit {
 
 /// An all-reduce of a serving step: inside a domain the engine's own kernel where it is faster than NCCL.
 #[must_use]
-pub fn small_all_reduce(cluster: &Cluster, placed: Placed, bytes: f64) -> Seconds {
+pub fn small_all_reduce(cluster: &Cluster, placed: Placed, maker: KernelMaker, bytes: f64) -> Seconds {
     let nccl = collective(cluster, placed, Collective::AllReduce, bytes);
     if placed.tier == Tier::Network || placed.size <= 1 {
         return nccl;
     }
-    let custom = cluster.gpu.efficiency.custom_all_reduce.iter().find(|f| f.ranks == placed.size);
-    match custom {
-        None => nccl,
-        Some(f) => {
-            let own = f.alpha + Seconds::new(bytes * Collective::AllReduce.factor(placed.size) / f.bus.get());
-            own.min(nccl)
-        }
-    }
+    cluster.gpu.efficiency.small_reduce(maker, placed.size).map_or(nccl, |own| {
+        let direct = own.t0 + Seconds::new(bytes / own.direct.get());
+        let two = own.two_step_t0 + Seconds::new(bytes * Collective::AllReduce.factor(placed.size) / own.bus.get());
+        direct.min(two).min(nccl)
+    })
 }
 
 /// The two ways of an expert exchange.

@@ -9,7 +9,7 @@ pub mod train;
 pub(crate) use cut::{Alike, Cut};
 
 use crate::cluster::Basis;
-use crate::cost::{MemoryLedger, MemoryTerm, Term};
+use crate::cost::{Ledger, MemoryLedger, MemoryTerm, ServeTerm, Term, TimeTerm};
 use crate::framework::{Framework, stage_len};
 use crate::job::{Job, Load, Workload};
 use crate::mesh::Convention;
@@ -79,6 +79,32 @@ pub enum Time {
     Train(train::Step),
     /// Prefill and decode.
     Serve(serve::Service),
+}
+
+/// One term of a time: a step in training, a further token of a request when serving.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TimePart {
+    /// Its key in outputs.
+    pub key: &'static str,
+    /// Seconds.
+    pub seconds: f64,
+    /// What it is, for people.
+    pub meaning: &'static str,
+}
+
+impl Time {
+    /// What it is made of, in the order of columns; terms of nothing included.
+    #[must_use]
+    pub fn parts(&self) -> Vec<TimePart> {
+        fn of<T: Term, const N: usize>(ledger: &Ledger<N>) -> Vec<TimePart> {
+            let part = |t: &T| TimePart { key: t.key(), seconds: ledger.get(*t), meaning: t.meaning() };
+            T::ALL.iter().map(part).collect()
+        }
+        match self {
+            Self::Train(step) => of::<TimeTerm, _>(&step.ledger),
+            Self::Serve(service) => of::<ServeTerm, _>(&service.tpot),
+        }
+    }
 }
 
 impl Estimate {

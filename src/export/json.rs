@@ -2,7 +2,7 @@
 
 use super::{Ranking, SCHEMA};
 use crate::cost::network::Tier;
-use crate::cost::{MemoryLedger, MemoryTerm, Term, TimeTerm};
+use crate::cost::{MemoryLedger, MemoryTerm, Term};
 use crate::estimate::band::{Band, SHARE};
 use crate::estimate::traffic::traffic;
 use crate::estimate::train::Utilization;
@@ -128,11 +128,12 @@ fn bands(job: &Job, framework: Option<Framework>, at: &Plan, estimate: &Estimate
 
 fn time(job: &Job, framework: Option<Framework>, at: &Plan, estimate: &Estimate, out: &mut Map<String, Value>) {
     let gpus = f64::from(at.mesh.world());
+    let terms: Map<String, Value> =
+        estimate.time.parts().iter().map(|part| (part.key.to_owned(), finite(part.seconds))).collect();
+    let mut time = Map::from_iter([("band".to_owned(), bands(job, framework, at, estimate))]);
     match &estimate.time {
         Time::Train(step) => {
             let flops = step.model_flops_per_gpu(job, at.mesh.world());
-            let terms: Map<String, Value> =
-                TimeTerm::ALL.iter().map(|t| (t.key().to_owned(), finite(step.ledger.get(*t)))).collect();
             let tokens = step.tokens_per_s(job);
             let used = Utilization::of(job, at, step);
             let train = json!({
@@ -178,9 +179,10 @@ fn time(job: &Job, framework: Option<Framework>, at: &Plan, estimate: &Estimate,
                 }
             }
             out.insert("serve".into(), serve.into());
+            time.insert("tpot_terms_s".into(), terms.into());
         }
     }
-    out.insert("time".into(), json!({"band": bands(job, framework, at, estimate)}));
+    out.insert("time".into(), time.into());
     if let Some(cost) = dollars_per_million(job, at, estimate) {
         out.insert("usd_per_million_tokens".into(), finite(cost));
     }

@@ -9,9 +9,9 @@ pub mod text;
 pub mod trace;
 pub mod verify;
 
+use crate::estimate::Estimate;
 use crate::estimate::band::{self, Band};
 use crate::estimate::serve::Latency;
-use crate::estimate::{Estimate, Time};
 use crate::explain;
 use crate::framework::Framework;
 use crate::goal;
@@ -374,11 +374,7 @@ pub fn columns(job: &Job) -> &'static [Column] {
 /// Where the time of a row goes, for bars and reports: name and seconds.
 #[must_use]
 pub fn time_terms(row: &Row) -> Vec<(&'static str, f64)> {
-    use crate::cost::{Term, TimeTerm};
-    match &row.estimate.time {
-        Time::Train(step) => TimeTerm::ALL.iter().map(|t| (t.key(), step.ledger.get(*t))).collect(),
-        Time::Serve(s) => vec![("decode_step", s.decode_step_s), ("prefill_of_others", s.tpot_s - s.decode_step_s)],
-    }
+    row.estimate.time.parts().iter().map(|part| (part.key, part.seconds)).collect()
 }
 
 /// What memory holds, for bars and reports: name and bytes, empty terms left out.

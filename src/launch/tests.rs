@@ -97,7 +97,8 @@ fn cluster(nodes: u32) -> Cluster {
         efficiency: Efficiency {
             gemm: [None; 4],
             prefill_attention: AttentionFit { t0: Seconds::new(1e-5), compute: 0.5, half_length: 1000.0 },
-            decode_attention: DecodeFit { t0: Seconds::new(1e-5), memory: 0.7 },
+            latent_prefill: Vec::new(),
+            decode_attention: DecodeFit { t0: Seconds::new(1e-5), memory: 0.7, memory_8bit: 0.7 },
             moe: MoeFit { t0: Seconds::new(1e-5), compute: 0.5, memory: 0.7, permute: 2.0 },
             experts: Vec::new(),
             custom_all_reduce: Vec::new(),

@@ -3,7 +3,7 @@
 use super::facts::{Fact, MEGATRON, SGLANG, Shape, TORCHTITAN, VLLM};
 use super::*;
 use crate::cluster::{
-    Architecture, AttentionFit, Basis, Blend, Cluster, DecodeFit, Dtype, Efficiency, Gpu, KernelFit, LinkKind, MoeFit,
+    Architecture, AttentionFit, Basis, Cluster, DecodeFit, Dtype, Efficiency, Gpu, KernelFit, LinkKind, MoeFit,
     Network, NetworkKind, ScaleUp,
 };
 use crate::job::{GradDtype, Precision, Serve, Train, Workload};
@@ -18,7 +18,7 @@ fn cluster(gpus: u32) -> Cluster {
     let per = gpus.min(8);
     let scale_up = ScaleUp { kind: LinkKind::Nvlink, bandwidth: BytesPerSec::new(450e9), domain: 8 };
     let zero = Seconds::new(0.0);
-    let fit = KernelFit { t0: zero, compute: 0.7, memory: 0.8, blend: Blend::Sum, median_error: 0.1 };
+    let fit = KernelFit { t0: zero, compute: 0.7, memory: 0.8, per_k: zero, median_error: 0.1 };
     let mut peaks = [Some(FlopPerSec::new(1e15)); 9];
     for absent in [Dtype::Mxfp8, Dtype::Mxfp4, Dtype::Nvfp4] {
         peaks[absent as usize] = None;
@@ -37,7 +37,8 @@ fn cluster(gpus: u32) -> Cluster {
         efficiency: Efficiency {
             gemm: [Some(fit); 4],
             prefill_attention: AttentionFit { t0: zero, compute: 0.5, half_length: 100.0 },
-            decode_attention: DecodeFit { t0: zero, memory: 0.5 },
+            latent_prefill: Vec::new(),
+            decode_attention: DecodeFit { t0: zero, memory: 0.5, memory_8bit: 0.5 },
             moe: MoeFit { t0: zero, compute: 0.5, memory: 0.5, permute: 2.0 },
             experts: Vec::new(),
             custom_all_reduce: Vec::new(),

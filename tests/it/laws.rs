@@ -73,6 +73,7 @@ pub(crate) fn check_result(job: &Job, result: &Value) {
         close(number(&train["tokens_per_s"]), number(&train["tokens_per_s_per_gpu"]) * gpus, "tokens per GPU");
     }
     if let Some(serve) = result.get("serve") {
+        close(sum(&result["time"]["tpot_terms_s"]), number(&serve["tpot_s"]), "time terms sum to a token's time");
         for (key, value) in serve.as_object().expect("an object") {
             assert!(number(value) >= 0.0, "{key}: {serve:#}");
         }

@@ -1,6 +1,6 @@
 //! What the engines do by themselves.
 
-use crate::cluster::ExpertMaker;
+use crate::cluster::{Architecture, KernelMaker};
 use crate::job::Release;
 use crate::mesh::Convention;
 
@@ -20,8 +20,8 @@ pub struct EngineProfile {
     pub other_bytes: f64,
     /// Captured graphs.
     pub graph_bytes: f64,
-    /// Whose expert kernels it runs.
-    pub experts: ExpertMaker,
+    /// Whose expert and all-reduce kernels it runs.
+    pub kernels: KernelMaker,
     /// Whether a step mixes prefill and decode; without, decode waits while a prefill step runs.
     pub mixes: bool,
     /// Whether attention data-parallel ranks prefill in the same steps (a balancer holds requests back until all have one).
@@ -52,17 +52,17 @@ const VLLM: EngineProfile = EngineProfile {
     max_sequences: 1024.0,
     other_bytes: 2.35e9,
     graph_bytes: 0.5e9,
-    experts: ExpertMaker::Vllm,
+    kernels: KernelMaker::Vllm,
     mixes: true,
     aligned_prefill: false,
-    small_kernel_s: 8.4e-6,
-    host_s: 0.17e-3,
+    small_kernel_s: 7.4e-6,
+    host_s: 0.03e-3,
     request_s: 15e-6,
-    prefill: 1.19,
+    prefill: 1.31,
     fused_since: Release(0, 18, 0),
-    fused: 0.65,
-    burst_share: 0.070,
-    first_steps: 3.0,
+    fused: 0.66,
+    burst_share: 0.073,
+    first_steps: 2.6,
 };
 
 /// SGLang: static fraction about .88; its scheduler runs waiting prefills before anything else.
@@ -72,17 +72,17 @@ const SGLANG: EngineProfile = EngineProfile {
     max_sequences: 512.0,
     other_bytes: 2.0e9,
     graph_bytes: 1.5e9,
-    experts: ExpertMaker::Sglang,
+    kernels: KernelMaker::Sglang,
     mixes: false,
     aligned_prefill: false,
-    small_kernel_s: 7.2e-6,
-    host_s: 0.64e-3,
-    request_s: 6.8e-6,
-    prefill: 1.10,
+    small_kernel_s: 7.1e-6,
+    host_s: 0.39e-3,
+    request_s: 11e-6,
+    prefill: 1.09,
     fused_since: Release(0, 5, 9),
     fused: 0.58,
-    burst_share: 0.095,
-    first_steps: 16.5,
+    burst_share: 0.108,
+    first_steps: 19.6,
 };
 
 /// TensorRT-LLM: 90 % of what is free once weights and activations are placed.
@@ -92,18 +92,22 @@ const TRTLLM: EngineProfile = EngineProfile {
     max_sequences: 512.0,
     other_bytes: 2.5e9,
     graph_bytes: 0.8e9,
-    experts: ExpertMaker::Trtllm,
+    kernels: KernelMaker::Trtllm,
     mixes: true,
     aligned_prefill: true,
-    small_kernel_s: 5.2e-6,
-    host_s: 0.29e-3,
-    request_s: 4.2e-6,
-    prefill: 1.13,
+    small_kernel_s: 5.8e-6,
+    host_s: 0.19e-3,
+    request_s: 4e-6,
+    prefill: 1.20,
     fused_since: Release(1, 2, 0),
-    fused: 0.35,
-    burst_share: 0.050,
-    first_steps: 6.7,
+    fused: 0.39,
+    burst_share: 0.044,
+    first_steps: 9.3,
 };
+
+/// Time of a small kernel on Blackwell over that on Hopper: kernels start before their predecessors end (programmatic dependent
+/// launch). Fitted.
+const ON_BLACKWELL: f64 = 0.87;
 
 impl EngineProfile {
     /// The engine of a convention; vLLM's stands in where no engine is named.
@@ -121,9 +125,10 @@ impl EngineProfile {
         }
     }
 
-    /// Time of a small kernel in a release.
+    /// Time of a small kernel of a release on an architecture.
     #[must_use]
-    pub fn small_kernel(&self, release: Option<Release>) -> f64 {
-        self.small_kernel_s * if release.is_some_and(|r| r >= self.fused_since) { self.fused } else { 1.0 }
+    pub fn small_kernel(&self, release: Option<Release>, on: Architecture) -> f64 {
+        let fused = if release.is_some_and(|r| r >= self.fused_since) { self.fused } else { 1.0 };
+        self.small_kernel_s * fused * if matches!(on, Architecture::Blackwell) { ON_BLACKWELL } else { 1.0 }
     }
 }

@@ -41,15 +41,14 @@ impl Load {
         let replicas = plan.knobs.replicas.max(1);
         let ranks = (plan.mesh.dp_attention() / replicas).max(1);
         let requests = f64::from(serve.concurrency.div_ceil(replicas).div_ceil(ranks).max(1));
-        let isl = f64::from(serve.isl);
-        let osl = f64::from(serve.osl);
+        let (isl, osl) = serve.mean_lengths();
         Self {
             replicas: f64::from(replicas),
             ranks: f64::from(ranks),
             requests,
             // Long answers stay longer, so more of those in flight are long.
             context: isl + osl * (1.0 + serve.osl_spread.cv2) / 2.0,
-            longest: isl + osl,
+            longest: f64::from(serve.isl) + f64::from(serve.osl),
         }
     }
 }

@@ -160,7 +160,7 @@ impl<'a> Engine<'a> {
 
     /// Seconds from a request's arrival to its last token.
     fn stay(&self, service: &Service) -> f64 {
-        service.ttft_steady_s + f64::from(self.serve.osl.saturating_sub(1)) * service.tpot_s
+        service.ttft_steady_s + (self.serve.mean_lengths().1 - 1.0).max(0.0) * service.tpot_s
     }
 
     /// Requests a second of one rank on which a request finds itself among `requests`.
@@ -199,7 +199,7 @@ impl<'a> Engine<'a> {
         let requests = sizes.requests.min(self.slots);
         let stay = self.stay(service);
         let lambda = rate.unwrap_or_else(|| self.rate(requests, service));
-        let osl = f64::from(serve.osl);
+        let (_, osl) = serve.mean_lengths();
         let stall = service.prefill_stall_s;
         let own = |z: f64| service.prefill_s * (serve.isl_spread.quantile(z) - 1.0);
         let least = service.prefill_s.min(service.ttft_s);
@@ -322,7 +322,7 @@ pub fn under_load(job: &Job, serve: &Serve, convention: Convention, plan: &Plan)
     } else {
         loaded = engine.loaded(&settled, &service, None);
     }
-    service.output_tokens_per_s = loaded.requests_per_s * f64::from(settled.osl);
+    service.output_tokens_per_s = loaded.requests_per_s * settled.mean_lengths().1;
     service.ttft_s = loaded.ttft.mean;
     (settled, service, loaded)
 }

@@ -1,6 +1,7 @@
 //! Speculative tokens: what drafted tokens (multi-token prediction) do to a service.
 
 use super::{Service, service};
+use crate::cost::{ServeLedger, ServeTerm};
 use crate::job::{Job, Serve};
 use crate::mesh::Convention;
 use crate::plan::Plan;
@@ -38,12 +39,17 @@ pub fn speculated(job: &Job, serve: &Serve, convention: Convention, plan: &Plan)
     // Every rank's requests, as many times: a rank that is not full stays so.
     let in_flight = (plain.concurrency.max(1.0) as u32).saturating_mul(rows);
     let wide = Serve { concurrency: in_flight, isl: shared(serve.isl), osl: shared(serve.osl), ..*serve };
-    let checked = service(job, &wide, convention, plan).decode_step_s;
-    let layers = f64::from(job.model.layers());
-    let step = checked + f64::from(serve.mtp) * plain.decode_step_s / layers;
-    let each = step / accepted(serve.mtp, serve.mtp_acceptance);
-    let osl = f64::from(serve.osl);
-    let tpot = each + (plain.tpot_s - plain.decode_step_s).max(0.0);
+    let checked = service(job, &wide, convention, plan);
+    let drafts = f64::from(serve.mtp) / f64::from(job.model.layers());
+    let step = checked.decode_step_s + drafts * plain.decode_step_s;
+    let yields = accepted(serve.mtp, serve.mtp_acceptance);
+    let each = step / yields;
+    let (_, osl) = serve.mean_lengths();
+    let mut token = ServeLedger::EMPTY;
+    token.add_all(&checked.tpot.without(ServeTerm::Prefill), 1.0 / yields);
+    token.add_all(&plain.tpot.without(ServeTerm::Prefill), drafts / yields);
+    token.add(ServeTerm::Prefill, plain.tpot.get(ServeTerm::Prefill));
+    let tpot = token.total();
     // The first token waits for one step, whatever it yields.
     let later = step - plain.decode_step_s;
     let answer = |s: &Service, first: f64, tpot: f64| (s.ttft_steady_s + first + (osl - 1.0) * tpot).max(1e-9);
@@ -53,6 +59,7 @@ pub fn speculated(job: &Job, serve: &Serve, convention: Convention, plan: &Plan)
         ttft_steady_s: plain.ttft_steady_s + later,
         ttft_burst_s: plain.ttft_burst_s + later,
         tpot_s: tpot,
+        tpot: token,
         decode_step_s: each,
         output_tokens_per_s: plain.output_tokens_per_s * faster,
         tokens_per_s_per_user: 1.0 / tpot,

@@ -6,6 +6,7 @@ use crate::cost::compute::{self, Engine};
 use crate::cost::memory as mem;
 use crate::cost::network::{self, Exchange, Tier};
 use crate::cost::ops::{self, Part};
+use crate::cost::{ServeLedger, ServeTerm};
 use crate::estimate::StageSpan;
 use crate::estimate::train::Groups;
 use crate::job::{Job, Serve};
@@ -14,20 +15,23 @@ use crate::model::{Block, MOST_KINDS, Mixer, Mla, WeightFormat, matrices};
 use crate::plan::Plan;
 
 /// Share of a kernel's fixed time that is left when kernels follow each other in a captured graph. Fitted.
-const IN_GRAPH: f64 = 0.48;
+const IN_GRAPH: f64 = 0.30;
 
-/// Small kernels around a projection of 8-bit or nvfp4 weights: its norm, activation or rotary embedding writes the narrow input.
-/// 16-bit projections have them fused. This and the next three are round numbers near a free fit of those times.
+/// Small kernels around a projection of 8-bit weights: its norm, activation or rotary embedding writes the narrow input. 16-bit
+/// projections have them fused. This and the next four are round numbers near a free fit of those times.
 const AROUND_PROJECTION: f64 = 1.0;
+
+/// The same for nvfp4 weights, whose inputs are scaled by blocks of 16.
+const AROUND_NVFP4_PROJECTION: f64 = 1.4;
 
 /// The same for weights scaled by blocks, whose inputs are quantised by a kernel of their own.
 const AROUND_BLOCK_PROJECTION: f64 = 2.0;
 
 /// Small kernels beside the experts' fused one: two norms, router, scores, top-k, sorting, shared gate, sum.
-const AROUND_EXPERTS: f64 = 8.0;
+const AROUND_EXPERTS: f64 = 12.0;
 
 /// Small kernels of a linear-attention layer: convolution, gates, norms of keys and queries, the scan, its norm and gate.
-const AROUND_LINEAR: f64 = 10.0;
+const AROUND_LINEAR: f64 = 12.0;
 
 /// Load of the fullest expert rank over the mean: the tables' power-law routing multiplies MoE latency by 1.05 to 1.3.
 const IMBALANCE: f64 = 1.2;
@@ -51,6 +55,15 @@ impl Step {
     }
 }
 
+/// GEMMs of one weight format.
+struct Gemms {
+    engine: Engine,
+    /// Bytes of a weight.
+    bytes: f64,
+    /// Seconds of the small kernels around one of them.
+    around: f64,
+}
+
 /// What pricing a step takes, looked up once.
 pub(super) struct Pricing<'a> {
     pub(super) job: &'a Job,
@@ -60,9 +73,9 @@ pub(super) struct Pricing<'a> {
     groups: Groups,
     pub(super) load: Load,
     pub(super) profile: EngineProfile,
-    attention: (Engine, f64, f64),
-    dense: (Engine, f64, f64),
-    plain: Engine,
+    attention: Gemms,
+    dense: Gemms,
+    plain: Gemms,
     experts: Option<ExpertFit>,
     small_kernel: f64,
 }
@@ -70,7 +83,8 @@ pub(super) struct Pricing<'a> {
 /// Small kernels around a projection.
 const fn around(format: WeightFormat) -> f64 {
     match format {
-        WeightFormat::Fp8 | WeightFormat::Int8 | WeightFormat::Nvfp4 => AROUND_PROJECTION,
+        WeightFormat::Fp8 | WeightFormat::Int8 => AROUND_PROJECTION,
+        WeightFormat::Nvfp4 => AROUND_NVFP4_PROJECTION,
         WeightFormat::Fp8Block => AROUND_BLOCK_PROJECTION,
         // No narrow input to write.
         WeightFormat::Fp32 | WeightFormat::Bf16 | WeightFormat::Fp16 | WeightFormat::Int4 | WeightFormat::Mxfp4 => 0.0,
@@ -81,9 +95,11 @@ impl<'a> Pricing<'a> {
     pub(super) fn new(job: &'a Job, serve: &'a Serve, convention: Convention, plan: &'a Plan) -> Self {
         let gpu = &job.cluster.gpu;
         let profile = EngineProfile::of(convention);
-        let small_kernel = profile.small_kernel(serve.release);
-        let engine = |format: WeightFormat| {
-            (Engine::new(gpu, compute::serve_kind(format, gpu)), format.bytes(), small_kernel * around(format))
+        let small_kernel = profile.small_kernel(serve.release, gpu.architecture);
+        let engine = |format: WeightFormat| Gemms {
+            engine: Engine::new(gpu, compute::serve_kind(format, gpu)),
+            bytes: format.bytes(),
+            around: small_kernel * around(format),
         };
         Self {
             job,
@@ -95,48 +111,52 @@ impl<'a> Pricing<'a> {
             profile,
             attention: engine(serve.quant.attention()),
             dense: engine(serve.quant.dense()),
-            plain: Engine::new(gpu, GemmKind::Bf16),
-            experts: gpu.efficiency.experts(profile.experts, serve.quant.experts()),
+            plain: Gemms { engine: Engine::new(gpu, GemmKind::Bf16), bytes: 2.0, around: 0.0 },
+            experts: gpu.efficiency.experts(profile.kernels, serve.quant.experts()),
             small_kernel,
         }
     }
 
-    /// Seconds of one layer of a kind.
-    fn layer(&self, kind: usize, step: Step) -> f64 {
+    /// Seconds of one layer of a kind, by term.
+    fn layer(&self, kind: usize, step: Step) -> ServeLedger {
         let model = &self.job.model;
         let block = &model.blocks()[kind];
         let mesh = &self.plan.mesh;
         let tokens = step.tokens();
-        let gemm = |(engine, bytes, around): &(Engine, f64, f64), n: f64, k: f64| {
-            engine.gemm_in_graph(tokens, n, k, *bytes, IN_GRAPH) + around
-        };
         let latent = match block.mixer {
             Mixer::Mla(a) => Some(a),
             Mixer::Gqa(_) | Mixer::DeltaNet(_) | Mixer::Mamba2(_) | Mixer::None {} => None,
         };
         let h = f64::from(model.spec().hidden);
-        let mut seconds = 0.0;
-        ops::gemms(model, block, mesh, &mut |g| {
-            seconds += match g.part {
-                // Below: engines fuse and absorb some of latent attention's projections.
-                Part::Attention if latent.is_some() => 0.0,
-                Part::Attention => gemm(&self.attention, g.n, g.k),
-                Part::Dense => gemm(&self.dense, g.n, g.k),
-                Part::Router => self.plain.gemm_in_graph(tokens, g.n, g.k, 2.0, IN_GRAPH),
-                // The fused kernel below.
-                Part::Experts => 0.0,
-            };
+        let mut time = ServeLedger::EMPTY;
+        let mut gemm = |of: &Gemms, n: f64, k: f64| {
+            time.add(ServeTerm::Projections, of.engine.gemm_in_graph(tokens, n, k, of.bytes, IN_GRAPH));
+            time.add(ServeTerm::SmallKernels, of.around);
+        };
+        ops::gemms(model, block, mesh, &mut |g| match g.part {
+            // Below: engines fuse and absorb some of latent attention's projections.
+            Part::Attention if latent.is_some() => {}
+            Part::Attention => gemm(&self.attention, g.n, g.k),
+            Part::Dense => gemm(&self.dense, g.n, g.k),
+            Part::Router => gemm(&self.plain, g.n, g.k),
+            // The fused kernel below.
+            Part::Experts => {}
         });
         if let Some(a) = latent {
-            latent_projections(&a, h, f64::from(mesh.tp()), &mut |n, k| seconds += gemm(&self.attention, n, k));
+            latent_projections(&a, h, f64::from(mesh.tp()), &mut |n, k| gemm(&self.attention, n, k));
         }
         if matches!(block.mixer, Mixer::DeltaNet(_) | Mixer::Mamba2(_)) {
-            seconds += self.small_kernel * AROUND_LINEAR;
+            time.add(ServeTerm::SmallKernels, self.small_kernel * AROUND_LINEAR);
         }
-        seconds += self.decode_core(block, step) + self.prefill_core(block, step);
+        time.add(ServeTerm::Attention, self.decode_core(block, step) + self.prefill_core(block, step));
         // Bytes of two norms, rotary embedding and activation function.
-        seconds += 4.0 * tokens * h * 4.0 / (0.8 * self.job.cluster.gpu.hbm.get());
-        seconds + self.experts(block, step) + self.communication(block, step)
+        time.add(ServeTerm::SmallKernels, 4.0 * tokens * h * 4.0 / (0.8 * self.job.cluster.gpu.hbm.get()));
+        if block.mlp.moe.is_some() {
+            time.add(ServeTerm::SmallKernels, self.small_kernel * AROUND_EXPERTS);
+            time.add(ServeTerm::Experts, self.experts(block, step));
+        }
+        self.communication(block, step, &mut time);
+        time
     }
 
     fn decode_core(&self, block: &Block, step: Step) -> f64 {
@@ -147,13 +167,13 @@ impl<'a> Pricing<'a> {
         let mesh = &self.plan.mesh;
         let gpu = &self.job.cluster.gpu;
         let fit = gpu.efficiency.decode_attention;
-        let bandwidth = fit.memory * gpu.hbm.get();
         let kept = mem::window_tokens(block, step.context);
         let number = self.serve.kv_cache.bytes();
         let per_token = mem::kv_per_token(block, mesh, self.plan.knobs.dcp, number);
+        let bandwidth = |share: f64| share * gpu.hbm.get();
         match block.mixer {
             Mixer::None {} => 0.0,
-            Mixer::Gqa(_) => IN_GRAPH * fit.t0.get() + requests * kept * per_token / bandwidth,
+            Mixer::Gqa(_) => IN_GRAPH * fit.t0.get() + requests * kept * per_token / bandwidth(fit.share(number)),
             // The state is read and written.
             Mixer::DeltaNet(_) | Mixer::Mamba2(_) => {
                 requests * 2.0 * mem::state_per_request(block, mesh) / (0.8 * gpu.hbm.get())
@@ -171,7 +191,7 @@ impl<'a> Pricing<'a> {
                     requests * (seen * (latent + rope) * number + index) / f64::from(self.plan.knobs.dcp.max(1));
                 let absorbed = heads * latent * (f64::from(a.nope) + f64::from(a.v));
                 IN_GRAPH * 14.5e-6
-                    + (flop / (0.72 * peak)).hypot(bytes / bandwidth)
+                    + (flop / (0.72 * peak)).hypot(bytes / bandwidth(fit.memory))
                     + 2.0 * requests * absorbed / (0.5 * peak)
                     + 2.0 * absorbed / (0.8 * gpu.hbm.get())
             }
@@ -191,7 +211,8 @@ impl<'a> Pricing<'a> {
             Mixer::Mla(a) => {
                 let heads = f64::from(a.heads) / f64::from(mesh.tp());
                 let up = 2.0 * step.prefill * heads * (f64::from(a.nope) + f64::from(a.v)) * f64::from(a.kv_lora);
-                compute::attention(gpu, flop, step.length) + up / (0.6 * gpu.peak16().get())
+                let fit = gpu.efficiency.latent_prefill(self.profile.kernels);
+                compute::attention_by(&fit, gpu, flop, step.length) + up / (0.6 * gpu.peak16().get())
             }
             // Chunked scans: small matrix products, and four passes over the inputs.
             Mixer::DeltaNet(_) | Mixer::Mamba2(_) => {
@@ -226,34 +247,39 @@ impl<'a> Pricing<'a> {
         let compute = 2.0 * rows * weights / (fit.compute * peak);
         let memory = hit * weights * format.bytes() / (fit.memory * gpu.hbm.get());
         let passes = routed * (4.0 * h + 6.0 * inner) * (1.0 - fit.spread + fit.spread / ep) / gpu.hbm.get();
-        self.small_kernel * AROUND_EXPERTS + IN_GRAPH * fit.t0.get() + compute.hypot(memory) + fit.permute * passes
+        IN_GRAPH * fit.t0.get() + compute.hypot(memory) + fit.permute * passes
     }
 
     /// Collectives of one layer.
-    fn communication(&self, block: &Block, step: Step) -> f64 {
+    fn communication(&self, block: &Block, step: Step, time: &mut ServeLedger) {
         let mesh = &self.plan.mesh;
         let cluster = &self.job.cluster;
         let tokens = step.tokens();
         let h = f64::from(self.job.model.spec().hidden);
         let stream = 2.0 * tokens * h;
         let mixer = u32::from(!matches!(block.mixer, Mixer::None {}));
-        let reduce = network::small_all_reduce(cluster, self.groups.tp, stream).get();
+        let reduce = network::small_all_reduce(cluster, self.groups.tp, self.profile.kernels, stream).get();
         let Some(moe) = block.mlp.moe else {
-            return reduce * f64::from(mixer + u32::from(block.mlp.dense.is_some()));
+            time.add(ServeTerm::Tp, reduce * f64::from(mixer + u32::from(block.mlp.dense.is_some())));
+            return;
         };
-        let after_mixer = reduce * f64::from(mixer);
+        time.add(ServeTerm::Tp, reduce * f64::from(mixer));
         if self.load.ranks <= 1.0 {
             // Tokens are on every rank of the stage already: one all-reduce over it.
-            return after_mixer + reduce;
+            time.add(ServeTerm::Tp, reduce);
+            return;
         }
-        let shared = if moe.shared_ffn > 0 && mesh.tp() > 1 { reduce } else { 0.0 };
+        if moe.shared_ffn > 0 && mesh.tp() > 1 {
+            time.add(ServeTerm::Tp, reduce);
+        }
         // Experts cut over all ranks of the stage: everyone's tokens are gathered, and the sums scattered back.
         let group = if mesh.ep() > 1 { self.groups.ep } else { self.groups.etp };
         let all = stream * self.load.ranks;
         let gathered = network::collective(cluster, group, Collective::AllGather, all).get()
             + network::collective(cluster, group, Collective::ReduceScatter, all).get();
         if mesh.ep() <= 1 {
-            return after_mixer + shared + gathered;
+            time.add(ServeTerm::Ep, gathered);
+            return;
         }
         let sent = tokens / f64::from(mesh.tp()) * f64::from(moe.top_k);
         // fp8 with a scale per 128 out, 16 bits back.
@@ -270,31 +296,32 @@ impl<'a> Pricing<'a> {
         };
         let exchanged = exchange(Exchange::Dispatch, out) + exchange(Exchange::Combine, back);
         // Inside a domain the engines' default is to gather; dispatch kernels are for groups that gathering does not suit.
-        after_mixer + shared + if group.tier == Tier::Network { exchanged } else { gathered.min(exchanged) }
+        time.add(ServeTerm::Ep, if group.tier == Tier::Network { exchanged } else { gathered.min(exchanged) });
     }
 
-    /// Seconds of every stage: their sum and the slowest. Host time is not in it.
-    pub(super) fn stages(&self, step: Step) -> (f64, f64) {
+    /// Seconds of every stage by term: their sum, and of the slowest all of it. Host time is not in it.
+    pub(super) fn stages(&self, step: Step) -> (ServeLedger, f64) {
         let model = &self.job.model;
         let mesh = &self.plan.mesh;
-        let mut kinds = [0.0; MOST_KINDS];
-        for (kind, seconds) in kinds.iter_mut().enumerate().take(model.blocks().len()) {
-            *seconds = self.layer(kind, step);
+        let mut kinds = [ServeLedger::EMPTY; MOST_KINDS];
+        for (kind, time) in kinds.iter_mut().enumerate().take(model.blocks().len()) {
+            *time = self.layer(kind, step);
         }
         let h = f64::from(model.spec().hidden);
         let width = f64::from(model.spec().vocab) / f64::from(mesh.tp());
         let sampled = step.decode + step.prefill / step.length.max(1.0);
-        let head = self.plain.gemm(sampled, width, h, 1.0, 2.0);
-        let (mut sum, mut slowest) = (0.0, 0.0_f64);
+        let (mut sum, mut slowest) = (ServeLedger::EMPTY, 0.0_f64);
         for stage in 0..mesh.pp() {
             let span = StageSpan::of(self.convention, model, self.plan, stage);
-            let mut seconds: f64 =
-                (0..model.blocks().len()).map(|kind| kinds[kind] * f64::from(span.count(model, kind))).sum();
-            if stage + 1 == mesh.pp() {
-                seconds += head;
+            let mut time = ServeLedger::EMPTY;
+            for (kind, layer) in kinds.iter().enumerate().take(model.blocks().len()) {
+                time.add_all(layer, f64::from(span.count(model, kind)));
             }
-            sum += seconds;
-            slowest = slowest.max(seconds);
+            if stage + 1 == mesh.pp() {
+                time.add(ServeTerm::Projections, self.plain.engine.gemm(sampled, width, h, 1.0, 2.0));
+            }
+            sum.add_all(&time, 1.0);
+            slowest = slowest.max(time.total());
         }
         (sum, slowest)
     }

@@ -3,6 +3,7 @@
 use super::kv_tokens_per_rank;
 use super::memory::prefill_tokens;
 use super::step::{Pricing, Step};
+use crate::cost::{ServeLedger, ServeTerm};
 use crate::job::{Arrivals, Job, Serve};
 use crate::mesh::Convention;
 use crate::plan::Plan;
@@ -18,6 +19,8 @@ pub struct Service {
     pub ttft_burst_s: f64,
     /// Seconds per further token of a request, other requests' prefills included.
     pub tpot_s: f64,
+    /// The same by term.
+    pub tpot: ServeLedger,
     /// Seconds of one decode step alone.
     pub decode_step_s: f64,
     /// Seconds to prefill one request.
@@ -40,7 +43,7 @@ pub struct Service {
 
 /// How many prefills long a request waits, of the time that it spends waiting while others of the loop decode: what falls in it
 /// stalls nobody's answer. Fitted.
-const WAIT: f64 = 2.0;
+const WAIT: f64 = 3.1;
 
 /// Time before a request's first step: tokenising, scheduling, the way back. Fitted.
 const FIRST_TOKEN_S: f64 = 12e-3;
@@ -57,7 +60,7 @@ const FIRST_WAVE: f64 = 0.05;
 ///
 /// ```text
 /// stall = what one request's prefill adds to the steps it runs in
-/// TPOT  = decode step (b, isl + osl/2) + others/osl stall f,  f = osl TPOT / (osl TPOT + 2 stall)
+/// TPOT  = decode step (b, isl + osl/2) + others/osl stall f,  f = osl TPOT / (osl TPOT + 3.1 stall)
 /// TTFT  = c0 + first steps + prefill + kappa others stall; in the steady state without the first wave's .05 of kappa
 /// ```
 /// In a closed loop every other request prefills once in my lifetime; `f` of them while I decode. With many requests of short
@@ -77,13 +80,15 @@ pub fn service(job: &Job, serve: &Serve, convention: Convention, plan: &Plan) ->
 
     let pp = f64::from(plan.mesh.pp());
     let batch = (load.requests / pp).max(1.0);
-    let isl = f64::from(serve.isl);
-    let osl = f64::from(serve.osl);
+    let (isl, osl) = serve.mean_lengths();
     let alone = Step { decode: batch, context: load.context, prefill: 0.0, length: isl };
     let host = profile.host_s + profile.request_s * load.requests * load.ranks;
-    let (sum, slowest) = pricing.stages(alone);
+    let (mut token, slowest) = pricing.stages(alone);
     // Fewer requests than stages leave stages idle; then a token passes through all of them.
-    let decode = (sum + pricing.hops(batch)).max(pp.min(load.requests) * slowest) + host;
+    let apart = token.total();
+    token.add(ServeTerm::Pp, pricing.hops(batch).max(pp.min(load.requests) * slowest - apart));
+    token.add(ServeTerm::Host, host);
+    let decode = token.total();
 
     // Every other request of my rank prefills once while I am there; where ranks do not prefill together, each rank's stalls all.
     let ranks = if profile.aligned_prefill { 1.0 } else { load.ranks };
@@ -118,10 +123,13 @@ pub fn service(job: &Job, serve: &Serve, convention: Convention, plan: &Plan) ->
         tpot = decode + some * longer;
     }
 
+    token.add(ServeTerm::Prefill, tpot - decode);
+    let tpot = token.total();
+
     let chunks = (fresh / chunk).ceil().max(1.0);
     let each = fresh / chunks;
     let (sum, slowest) = pricing.stages(Step { prefill: each, ..prefill_step });
-    let prefill = profile.prefill * (sum + (chunks - 1.0) * slowest) + pricing.hops(each);
+    let prefill = profile.prefill * (sum.total() + (chunks - 1.0) * slowest) + pricing.hops(each);
 
     // What prefills together ends together: cohorts of a closed loop wait for each other, its first wave most of all.
     let balanced = if profile.aligned_prefill && load.ranks > 1.0 { BALANCED_STEPS * decode } else { 0.0 };
@@ -147,6 +155,7 @@ pub fn service(job: &Job, serve: &Serve, convention: Convention, plan: &Plan) ->
         ttft_steady_s: steady + waiting,
         ttft_burst_s: burst + waiting,
         tpot_s: tpot,
+        tpot: token,
         decode_step_s: decode,
         prefill_s: prefill,
         prefill_stall_s: stall * ranks,

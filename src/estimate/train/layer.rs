@@ -2,7 +2,7 @@
 
 use super::practice::{Attention, Practice};
 use super::tokens;
-use crate::cluster::{Architecture, Blend, Cluster, Collective, GemmKind, Gpu};
+use crate::cluster::{Architecture, Cluster, Collective, GemmKind, Gpu};
 use crate::cost::compute::{self, Engine};
 use crate::cost::network::{self, Placed};
 use crate::cost::ops::{self, Part};
@@ -99,13 +99,12 @@ impl Groups {
 
 /// Share of an isolated 16-bit GEMM's speed that a training step sustains, by architecture: what clocks do under full power.
 /// An A100 holds its clocks (and large products are a little faster than its fitted curve), later ones do not (H100 near 1.4 of
-/// 1.98 GHz, B200 worse). Eight-bit and narrower kernels reach a
-/// smaller share of their peak and are not slowed further.
+/// 1.98 GHz, B200 worse). Eight-bit and narrower kernels reach a smaller share of their peak and are not slowed further.
 const fn sustained(gpu: &Gpu) -> f64 {
     match gpu.architecture {
         Architecture::Volta | Architecture::Ampere | Architecture::Ada => 1.02,
         Architecture::Hopper | Architecture::Cdna3 | Architecture::Gaudi3 => 0.84,
-        Architecture::Blackwell | Architecture::Cdna4 => 0.6,
+        Architecture::Blackwell | Architecture::Cdna4 => 0.57,
     }
 }
 
@@ -273,7 +272,7 @@ impl<'a> Pricing<'a> {
             // Training frameworks issue one product per expert.
             let forward = forward + (g.count - 1.0).max(0.0) * OPERATOR;
             // Weight gradients are added to fp32 ones while the product runs.
-            let weights = Blend::Fourth.join(forward, 8.0 * g.count * g.n * g.k / gpu.hbm.get());
+            let weights = compute::overlapped(forward, 8.0 * g.count * g.n * g.k / gpu.hbm.get());
             time.forward += forward;
             time.backward += forward + weights;
             time.weight_grads += weights;
@@ -453,7 +452,7 @@ impl<'a> Pricing<'a> {
         let again = f64::from(u32::from(self.plan.knobs.recompute.whole_layers(1.0, 1) > 0.0));
         let host = forward * (1.0 + HOST_BACKWARD + again);
         let busy = time.busy();
-        let wait = Blend::Fourth.join(host, busy) - busy;
+        let wait = compute::overlapped(host, busy) - busy;
         time.forward += wait / 3.0;
         time.backward += wait * 2.0 / 3.0;
     }
