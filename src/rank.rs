@@ -87,7 +87,8 @@ pub fn dollars_in_and_out(job: &Job, plan: &Plan, estimate: &Estimate) -> Option
     let serve = job.serve()?;
     let request = price * f64::from(plan.mesh.world()) / 3600.0 / estimate.load.requests_per_s;
     let share = estimate.load.prefill_share;
-    Some((request * share / f64::from(serve.isl) * 1e6, request * (1.0 - share) / f64::from(serve.osl) * 1e6))
+    let (isl, osl) = serve.mean_lengths();
+    Some((request * share / isl * 1e6, request * (1.0 - share) / osl * 1e6))
 }
 
 /// Plans closer than this to the best are called ties: two layouts of one job share most of the model's error, and published

@@ -125,6 +125,15 @@ pub fn activation(kept: &ops::Kept, checkpoint: f64, recompute: Recompute) -> (f
     }
 }
 
+/// Parameters of a multi-token predictor beside its layer on one of `cut` ranks: the projection of two streams to one, three norms.
+///
+/// Source: Megatron-Core `multi_token_prediction.py` cuts the projection by columns; vLLM's `deepseek_mtp.py` keeps it whole.
+#[must_use]
+pub fn predictor_params(model: &Model, cut: u32) -> f64 {
+    let h = f64::from(model.spec().hidden);
+    2.0 * h * h / f64::from(cut) + 3.0 * h * model.spec().norm.vectors() as f64
+}
+
 /// Weight bytes of one block on one rank when serving, its number formats applied part by part.
 #[must_use]
 pub fn serve_block_bytes(

@@ -330,6 +330,11 @@ impl StageSpan {
         self.len * self.chunks
     }
 
+    /// Whether it holds the model's last layer.
+    pub(crate) fn is_last(&self, model: &Model) -> bool {
+        self.len > 0 && self.first + (self.chunks - 1) * self.stride + self.len == model.layers()
+    }
+
     /// How many layers of one kind the stage holds.
     pub(crate) fn count(&self, model: &Model, kind: usize) -> u32 {
         let layers = model.layers();

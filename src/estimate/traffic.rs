@@ -128,6 +128,8 @@ fn serve(job: &Job, convention: Convention, plan: &Plan, out: &mut Vec<Traffic>)
     let replicas = plan.knobs.replicas.max(1);
     let ranks = (mesh.dp_attention() / replicas).max(1);
     let requests = f64::from(serve.concurrency.div_ceil(replicas).div_ceil(ranks).div_ceil(mesh.pp()).max(1));
+    // Two-batch overlap sends each half by itself.
+    let halves = if super::serve::in_two_batches(plan, requests, false) { 2.0 } else { 1.0 };
     let h = f64::from(job.model.spec().hidden);
     let stream = 2.0 * requests * h;
     let mut report = Report { job, convention, plan, out };
@@ -142,11 +144,11 @@ fn serve(job: &Job, convention: Convention, plan: &Plan, out: &mut Vec<Traffic>)
     let moes = all(&|b| b.mlp.moe.is_some());
     match job.model.moe() {
         Some(moe) if ranks > 1 => {
-            report.add(GroupKind::Tp, Collective::AllReduce, stream, mixers + dense);
+            report.add(GroupKind::Tp, Collective::AllReduce, stream / halves, halves * (mixers + dense));
             if mesh.ep() > 1 {
-                let sent = requests / f64::from(mesh.tp()) * f64::from(moe.top_k);
-                report.add(GroupKind::Ep, Collective::AllToAll, sent * (h + 4.0 * h / 128.0 + 16.0), moes);
-                report.add(GroupKind::Ep, Collective::AllToAll, sent * 2.0 * h, moes);
+                let sent = requests / halves / f64::from(mesh.tp()) * f64::from(moe.top_k);
+                report.add(GroupKind::Ep, Collective::AllToAll, sent * (h + 4.0 * h / 128.0 + 16.0), halves * moes);
+                report.add(GroupKind::Ep, Collective::AllToAll, sent * 2.0 * h, halves * moes);
             } else {
                 report.add(GroupKind::Etp, Collective::AllGather, stream * f64::from(ranks), moes);
                 report.add(GroupKind::Etp, Collective::ReduceScatter, stream * f64::from(ranks), moes);

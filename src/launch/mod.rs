@@ -190,6 +190,19 @@ fn longest_request(job: &Job, serve: &Serve) -> u32 {
     span.div_ceil(STEP).saturating_mul(STEP).min(job.model.spec().max_positions).max(span)
 }
 
+/// Speculative tokens that the model's own predictor drafts; none where the model has no predictor.
+fn drafts(job: &Job, serve: &Serve) -> u32 {
+    if job.model.spec().mtp > 0 { serve.mtp } else { 0 }
+}
+
+/// What is missing from a launch whose plan counts on speculative tokens.
+fn draft_note(job: &Job, serve: &Serve) -> Option<String> {
+    let missing = serve.mtp > 0 && drafts(job, serve) == 0;
+    missing.then(|| {
+        "the plan counts on speculative tokens, and the model names no predictor: add a draft head of yours".to_owned()
+    })
+}
+
 /// Requests in flight on each of so many parts of the plan.
 fn requests(serve: &Serve, parts: u32) -> u32 {
     serve.concurrency.div_ceil(parts.max(1)).max(1)

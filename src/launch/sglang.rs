@@ -2,13 +2,13 @@
 
 use super::args::{Args, quote, share};
 use super::{
-    Launch, NodeCommand, NotExpressible, address_note, longest_request, master, place, refuse, requests,
-    visible_devices, vllm,
+    Launch, NodeCommand, NotExpressible, address_note, draft_note, drafts, longest_request, master, place, refuse,
+    requests, visible_devices, vllm,
 };
 use crate::framework::Framework;
 use crate::job::{Job, KvFormat, Serve};
 use crate::mesh::Mesh;
-use crate::plan::Plan;
+use crate::plan::{Plan, Toggle};
 
 const FRAMEWORK: Framework = Framework::Sglang;
 
@@ -31,7 +31,9 @@ pub(super) fn launch(job: &Job, serve: &Serve, plan: &Plan) -> Result<Launch, No
     if job.model.moe().is_some() {
         shared.set("--ep-size", m.ep());
         shared.set_if(moe_dp > 1, "--moe-dp-size", moe_dp);
-        shared.set_if(k.a2a, "--moe-a2a-backend", "deepep");
+        let overlapped = k.ep_overlap == Toggle::On;
+        shared.set_if(k.a2a || overlapped, "--moe-a2a-backend", "deepep");
+        shared.flag_if(overlapped, "--enable-two-batch-overlap");
     }
     shared.set_if(k.dcp > 1, "--dcp-size", k.dcp);
     shared.flag_if(k.eplb, "--enable-eplb");
@@ -45,6 +47,14 @@ pub(super) fn launch(job: &Job, serve: &Serve, plan: &Plan) -> Result<Launch, No
     shared.set("--kv-cache-dtype", if serve.kv_cache == KvFormat::Fp8 { "fp8_e4m3" } else { "auto" });
     shared.set("--chunked-prefill-size", CHUNK.saturating_mul(dp));
     shared.flag_if(serve.prefix_hit <= 0.0, "--disable-radix-cache");
+
+    let drafts = drafts(job, serve);
+    if drafts > 0 {
+        shared.set("--speculative-algorithm", "EAGLE");
+        shared.set("--speculative-num-steps", drafts);
+        shared.set("--speculative-eagle-topk", 1);
+        shared.set("--speculative-num-draft-tokens", drafts + 1);
+    }
 
     let mut environment = Vec::new();
     if k.first_stage_layers > 0 || k.last_stage_layers > 0 {
@@ -71,7 +81,7 @@ pub(super) fn launch(job: &Job, serve: &Serve, plan: &Plan) -> Result<Launch, No
             commands.push(NodeCommand { node: first + node, replica, text: a.render() });
         }
     }
-    let notes = address_note(&placement, replicas).into_iter().collect();
+    let notes = address_note(&placement, replicas).into_iter().chain(draft_note(job, serve)).collect();
     Ok(Launch { framework: FRAMEWORK, files: Vec::new(), commands, environment, notes })
 }
 
@@ -95,7 +105,7 @@ fn check(job: &Job, plan: &Plan, size: u32) -> Result<(), NotExpressible> {
         let reason = format!("MoE data parallelism of {moe_dp} does not go with a pipeline");
         return refuse(FRAMEWORK, reason, all(size));
     }
-    if k.a2a && m.ep() != size {
+    if (k.a2a || k.ep_overlap == Toggle::On) && m.ep() != size {
         let reason =
             format!("an all-to-all backend spreads experts over the whole TP size {size}, and EP is {}", m.ep());
         return refuse(FRAMEWORK, reason, all(size));

@@ -165,6 +165,11 @@ fn random_plan(framework: Framework, moe: bool, dice: &mut Dice) -> Option<Plan>
             knobs.a2a = moe && ep == stage && dice.below(2) == 0;
             knobs.moe_dp = if moe { stage / (ep * etp).max(1) } else { 1 };
         }
+        if framework != Framework::Trtllm && moe && ep == stage && dp > knobs.replicas && dice.below(2) == 0 {
+            knobs.ep_overlap = Toggle::On;
+            // SGLang's overlap names its backend.
+            knobs.a2a = framework == Framework::Sglang;
+        }
     } else {
         knobs.micro_batch = *dice.pick(&[1, 2, 4]);
         knobs.vpp = if pp > 1 { *dice.pick(&[1, 1, 2]) } else { 1 };
@@ -407,6 +412,27 @@ fn replicas_on_one_node_see_their_own_gpus() {
     assert!(wide.commands[0].text.contains("-tp 2 -pp 2 -dp 4"));
     assert!(wide.commands[0].text.contains("--nnodes 2 --node-rank 0 --master-addr $MASTER_ADDR"));
     assert!(wide.commands[1].text.contains("--node-rank 1 --master-addr $MASTER_ADDR --headless"));
+}
+
+#[test]
+fn speculative_tokens_are_started_or_told_to_be_missing() {
+    let of = |mtp: u32, framework: Framework| {
+        let spec = ModelSpec { mtp, ..models()[1].spec().clone() };
+        let serve = Serve { mtp: 2, ..Serve::of(Quant::NONE) };
+        let job = Job::new(Model::new(spec).unwrap(), cluster(1), Workload::Serve(serve)).unwrap();
+        let plan = Plan { mesh: Mesh::new(8, 1, 1, 1, 1, 8).unwrap(), knobs: Knobs::default() };
+        let launch = launch(&job, &plan, framework).unwrap();
+        printed(&launch) + &launch.notes.join("\n")
+    };
+    for (framework, flag) in [
+        (Framework::Vllm, "\"num_speculative_tokens\":2"),
+        (Framework::Sglang, "--speculative-num-draft-tokens 3"),
+        (Framework::Trtllm, "num_nextn_predict_layers: 2"),
+    ] {
+        let (own, none) = (of(1, framework), of(0, framework));
+        assert!(own.contains(flag) && !own.contains("draft head"), "{own}");
+        assert!(!none.contains(flag) && none.contains("draft head"), "{none}");
+    }
 }
 
 #[test]

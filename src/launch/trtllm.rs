@@ -2,12 +2,13 @@
 
 use super::args::{Args, quote, share};
 use super::{
-    Launch, LaunchFile, NodeCommand, NotExpressible, longest_request, place, refuse, requests, visible_devices,
+    Launch, LaunchFile, NodeCommand, NotExpressible, draft_note, drafts, longest_request, place, refuse, requests,
+    visible_devices,
 };
 use crate::framework::Framework;
 use crate::job::{Job, KvFormat, Serve};
 use crate::mesh::Mesh;
-use crate::plan::Plan;
+use crate::plan::{Plan, Toggle};
 use std::fmt::Write;
 
 const FRAMEWORK: Framework = Framework::Trtllm;
@@ -55,6 +56,7 @@ pub(super) fn launch(job: &Job, serve: &Serve, plan: &Plan) -> Result<Launch, No
         notes.push("context parallelism needs cp_config for the type of attention you serve".into());
     }
     let files = vec![LaunchFile { name: file.into(), text: config }];
+    notes.extend(draft_note(job, serve));
     Ok(Launch { framework: FRAMEWORK, files, commands, environment: Vec::new(), notes })
 }
 
@@ -76,6 +78,9 @@ fn check(job: &Job, plan: &Plan, dp: u32) -> Result<(), NotExpressible> {
     if job.model.moe().is_none() && (m.ep() > 1 || m.etp() != m.tp()) {
         let nearest = Mesh::new(m.tp(), m.cp(), m.pp(), m.dp_attention(), 1, m.tp());
         return refuse(FRAMEWORK, "the model has no experts", nearest);
+    }
+    if k.ep_overlap == Toggle::On {
+        return refuse(FRAMEWORK, "two-batch overlap is vLLM's and SGLang's", Some(*m));
     }
     if k.eplb || k.redundant_experts > 0 || k.dcp > 1 || k.moe_dp > 1 || k.a2a {
         let reason = "balancer, decode CP, MoE DP and a2a are not set by degrees there";
@@ -108,6 +113,9 @@ fn options(job: &Job, serve: &Serve, plan: &Plan, dp: u32, gpus_per_node: u32) -
     lines.push(format!("max_num_tokens: {STEP_TOKENS}"));
     lines.push(format!("max_seq_len: {}", longest_request(job, serve)));
     lines.push("enable_chunked_prefill: true".to_owned());
+    if drafts(job, serve) > 0 {
+        lines.push(format!("speculative_config:\n  decoding_type: MTP\n  num_nextn_predict_layers: {}", serve.mtp));
+    }
     let dtype = if serve.kv_cache == KvFormat::Fp8 { "fp8" } else { "auto" };
     lines.push(format!(
         "kv_cache_config:\n  free_gpu_memory_fraction: {}\n  dtype: {dtype}\n  enable_block_reuse: {}",

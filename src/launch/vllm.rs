@@ -3,13 +3,13 @@
 use super::args::{Args, quote, share};
 use super::ranks::Placement;
 use super::{
-    Launch, NodeCommand, NotExpressible, address_note, longest_request, master, place, refuse, requests,
-    visible_devices,
+    Launch, NodeCommand, NotExpressible, address_note, draft_note, drafts, longest_request, master, place, refuse,
+    requests, visible_devices,
 };
 use crate::framework::Framework;
 use crate::job::{Job, KvFormat, Serve};
 use crate::mesh::Mesh;
-use crate::plan::Plan;
+use crate::plan::{Plan, Toggle};
 
 const FRAMEWORK: Framework = Framework::Vllm;
 
@@ -26,6 +26,11 @@ pub(super) fn launch(job: &Job, serve: &Serve, plan: &Plan) -> Result<Launch, No
     shared.set_if(m.cp() > 1, "--prefill-context-parallel-size", m.cp());
     shared.flag_if(m.ep() > 1, "--enable-expert-parallel");
     shared.set_if(k.dcp > 1, "--decode-context-parallel-size", k.dcp);
+    if k.ep_overlap == Toggle::On {
+        // Two-batch overlap works with DeepEP's kernels only.
+        shared.flag("--enable-dbo");
+        shared.set("--all2all-backend", "deepep_low_latency");
+    }
     if k.eplb {
         shared.flag("--enable-eplb");
         shared.set("--eplb-config", format!("{{\"num_redundant_experts\":{}}}", k.redundant_experts));
@@ -35,6 +40,10 @@ pub(super) fn launch(job: &Job, serve: &Serve, plan: &Plan) -> Result<Launch, No
     shared.set("--max-num-seqs", requests(serve, replicas * dp));
     shared.set("--gpu-memory-utilization", share(serve.memory_fraction.unwrap_or(0.9)));
     shared.set("--kv-cache-dtype", if serve.kv_cache == KvFormat::Fp8 { "fp8" } else { "auto" });
+    if drafts(job, serve) > 0 {
+        let config = format!("{{\"method\":\"mtp\",\"num_speculative_tokens\":{}}}", serve.mtp);
+        shared.set("--speculative-config", config);
+    }
     shared.flag("--enable-chunked-prefill");
     shared.flag(if serve.prefix_hit > 0.0 { "--enable-prefix-caching" } else { "--no-enable-prefix-caching" });
 
@@ -64,7 +73,7 @@ pub(super) fn launch(job: &Job, serve: &Serve, plan: &Plan) -> Result<Launch, No
             commands.push(NodeCommand { node: first + node, replica, text: a.render() });
         }
     }
-    let mut notes: Vec<String> = address_note(&placement, replicas).into_iter().collect();
+    let mut notes: Vec<String> = address_note(&placement, replicas).into_iter().chain(draft_note(job, serve)).collect();
     let (own, asked) = (job.model.quant(), serve.quant);
     if own.format != asked.format {
         let (own, asked) = (own.format, asked.format);

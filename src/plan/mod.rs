@@ -224,7 +224,8 @@ pub struct Knobs {
     pub tp_overlap: Toggle,
     /// Gradient reduction and parameter gather hidden behind compute.
     pub dp_overlap: Toggle,
-    /// Expert all-to-all hidden behind another micro-batch.
+    /// Expert all-to-all hidden behind another micro-batch: of a training step, or half of a serving step's tokens (two-batch
+    /// overlap).
     pub ep_overlap: Toggle,
     /// Activations between pipeline stages sent while the next chunk computes; by itself when interleaved.
     pub pp_overlap: Toggle,
@@ -367,6 +368,9 @@ impl Plan {
             if k.pp_microbatches > 0 && convention == Convention::Torchtitan {
                 push(format!("pp_microbatches={}", k.pp_microbatches));
             }
+        }
+        if purpose == Purpose::Serve && k.ep_overlap != Toggle::Default {
+            push(format!("ep_overlap={}", k.ep_overlap == Toggle::On));
         }
         if k.first_stage_layers > 0 {
             push(format!("first_stage_layers={}", k.first_stage_layers));

@@ -4,7 +4,7 @@ use super::case::Degrees;
 use super::{Rejection, Rule};
 use crate::job::Job;
 use crate::mesh::{Convention, Mesh};
-use crate::plan::{Draft, Knobs, Plan};
+use crate::plan::{Draft, Knobs, Plan, Toggle};
 
 /// What came of a draft: the plan when its grids exist, and every rule of the grids it breaks.
 #[derive(Debug, Clone, PartialEq)]
@@ -225,6 +225,8 @@ fn sglang(job: &Job, draft: &Draft, knobs: &mut Knobs, out: &mut Vec<Rejection>)
     let (dp, attn_dp) = (draft.dp.unwrap_or(1), draft.attn_dp.unwrap_or(1));
     let (attn_cp, moe_dp) = (draft.pcp.unwrap_or(1), knobs.moe_dp);
     let moe = job.model.moe();
+    // Two-batch overlap hides DeepEP's exchange.
+    knobs.a2a |= knobs.ep_overlap == Toggle::On && moe.is_some();
     // DeepEP and its kin spread the experts over the whole TP size, whatever EP says.
     let asked = if knobs.a2a && moe.is_some() { tp } else { draft.ep.unwrap_or(1) }.max(1);
     knobs.replicas = knobs.replicas.saturating_mul(dp);

@@ -2,6 +2,7 @@
 
 use super::case::{Case, Flow};
 use super::{Sink, ask};
+use crate::plan::Toggle;
 use std::ops::ControlFlow;
 
 /// What a training step needs whatever runs it: whole micro-batches, whole shards of the sequence, and what the interleaved
@@ -12,10 +13,19 @@ pub(super) fn generic(c: &Case<'_>, out: &mut impl Sink) -> Flow {
     batch(c, 1, out)?;
     sequence(c, out)?;
     interleaved_rounds(c, out)?;
+    two_batches(c, out)?;
     if c.knobs.vpp > 1 && c.knobs.first_stage_layers == 0 && c.knobs.last_stage_layers == 0 {
         whole_chunks(c, out)?;
     }
     stage_sizes(c, out)
+}
+
+/// Half of a serving step hides the exchange of the other half: there must be one.
+pub(super) fn two_batches(c: &Case<'_>, out: &mut impl Sink) -> Flow {
+    if c.job.serve().is_some() && c.knobs.ep_overlap == Toggle::On {
+        ask!(out, c.ep > 1 && c.launch_dp() > 1, TwoBatch, c.launch_dp(), c.ep);
+    }
+    ControlFlow::Continue(())
 }
 
 /// Interleaving needs a pipeline.

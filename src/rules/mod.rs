@@ -30,7 +30,7 @@ use case::{Case, Flow};
 use crate::framework::Framework;
 use crate::job::Job;
 use crate::mesh::{Mesh, divisors};
-use crate::plan::{Draft, Plan};
+use crate::plan::{Draft, Plan, Toggle};
 use std::fmt;
 use std::ops::ControlFlow;
 
@@ -171,6 +171,10 @@ rules! {
     Zero "zero" Holds "ZeRO-{need} does not go with a pipeline of {have} stages here" "zero";
     /// EP overlap needs experts spread, and interleaving with a pipeline.
     EpOverlap "ep-overlap" Holds "EP overlap needs EP > 1, and vpp > 1 when pp > 1 (ep {need}, pp {have})" "ep_overlap";
+    /// Two-batch overlap with nothing to hide.
+    TwoBatch "two-batch-overlap" Holds "two-batch overlap hides the exchange between attention ranks and their experts: it needs EP > 1 and attention DP > 1 (ep {need}, attention dp {have})" "ep_overlap";
+    /// Two-batch overlap in an engine that has none.
+    NoTwoBatch "no-two-batch-overlap" AtMost "this engine has no two-batch overlap: vLLM and SGLang have ({need} asked, {have} there)" "ep_overlap";
     /// TP overlap without sequence parallelism.
     TpOverlap "tp-overlap" Holds "TP overlap needs sequence parallelism over TP > 1, and TP is {need}" "tp_overlap";
     /// Context parallelism that does not go with the rest.
@@ -381,6 +385,10 @@ fn knob_rules(framework: Option<Framework>, c: &Case<'_>, out: &mut impl Sink) -
         Some(Framework::Deepspeed) => deepspeed::check_knobs(c, out),
         Some(Framework::Vllm | Framework::Sglang | Framework::Trtllm) => {
             ask!(out, c.knobs.vpp <= 1, NoInterleaving, 1_u64, c.knobs.vpp);
+            knobs::two_batches(c, out)?;
+            if framework == Some(Framework::Trtllm) {
+                ask!(out, c.knobs.ep_overlap != Toggle::On, NoTwoBatch, 0_u64, 1_u64);
+            }
             knobs::stage_sizes(c, out)?;
             ControlFlow::Continue(())
         }

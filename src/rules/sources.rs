@@ -144,6 +144,9 @@ sources! {
         deepspeed "runtime/pipe/engine.py:76";
     EpOverlap: megatron "core/transformer/transformer_config.py:3000-3050",
         bridge "core/transformer/transformer_config.py:3000-3050";
+    TwoBatch: any "an exchange to hide", vllm "config/vllm.py (use_ubatching asks for a DeepEP backend)",
+        sglang "arg_groups/validation_hook.py (an all-to-all backend; DP attention alone serves DeepSeek-V4 only)";
+    NoTwoBatch: trtllm "llmapi/llm_args.py (no such option)";
     TpOverlap: megatron "training/arguments.py:1442", bridge "training/arguments.py:1442";
     ContextParallel: deepspeed "no ring attention", sglang "arg_groups/parallel_hook.py:170-193",
         trtllm "mapping.py (moe_ep_size beside cp_size)";

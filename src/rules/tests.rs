@@ -264,6 +264,7 @@ fn vllm_rules_fire_and_rest() {
                 "tp8 ep=on eplb=on redundant_experts=8",
             ),
             (Rule::RedundantExperts, SPARSE, 8, "tp8 ep=on redundant_experts=8", "tp8 ep=on"),
+            (Rule::TwoBatch, SPARSE, 8, "tp8 ep=on ep_overlap=on", "tp2 dp4 ep=on ep_overlap=on"),
             (Rule::Nodes, [24, 2304, 18, 9, 5760, 0, 0], 9, "tp9", "tp3 pp2"),
             (Rule::DataNodes, SPARSE, 24, "tp2 pp3 dp4", "tp2 pp1 dp8"),
             (Rule::NoInterleaving, SPARSE, 8, "pp2 vpp2", "pp2"),
@@ -303,6 +304,13 @@ fn trtllm_rules_fire_and_rest() {
             (Rule::ContextParallel, SPARSE, 8, "tp4 cp2 moe_tp=1 moe_ep=4", "tp4 cp2 moe_tp=1 moe_ep=8"),
             (Rule::Heads, DENSE, 32, "tp32", "tp16"),
             (Rule::NoExperts, DENSE, 8, "tp8 moe_tp=1 moe_ep=8", "tp8"),
+            (
+                Rule::NoTwoBatch,
+                SPARSE,
+                8,
+                "tp8 moe_ep=8 attention_dp=on ep_overlap=on",
+                "tp8 moe_ep=8 attention_dp=on ep_overlap=off",
+            ),
         ],
     );
     // KV heads are rounded up: 9 over 6 ranks is 2 each.

@@ -5,7 +5,7 @@ use super::{Facts, Jobs, shape};
 use crate::framework::Framework;
 use crate::job::{Job, MOST_GPUS};
 use crate::mesh::{Convention, divisors};
-use crate::plan::Draft;
+use crate::plan::{Draft, Toggle};
 
 /// A change after which the plan holds.
 #[derive(Debug, Clone, PartialEq)]
@@ -472,6 +472,9 @@ pub(super) fn plan_text(convention: Convention, draft: &Draft) -> String {
     let trains = Framework::of(convention).is_some_and(|framework| !framework.serves());
     if trains && d.sequence_parallel == Some(false) && d.tp.is_some_and(|tp| tp > 1) {
         out.push("sequence_parallel=false".to_owned());
+    }
+    if d.knobs.ep_overlap == Toggle::On && !trains {
+        out.push("ep_overlap=true".to_owned());
     }
     if d.attention_dp == Some(true) {
         out.push("attention_dp=true".to_owned());

@@ -74,6 +74,9 @@ pub(crate) fn check_result(job: &Job, result: &Value) {
     }
     if let Some(serve) = result.get("serve") {
         close(sum(&result["time"]["tpot_terms_s"]), number(&serve["tpot_s"]), "time terms sum to a token's time");
+        let terms = result["time"]["tpot_terms_s"].as_object().expect("terms");
+        assert!(terms.values().all(|seconds| number(seconds) >= 0.0), "{:#}", result["time"]);
+        assert!(number(&serve["tpot_s"]) >= number(&serve["decode_step_s"]) * (1.0 - 1e-9), "{serve:#}");
         for (key, value) in serve.as_object().expect("an object") {
             assert!(number(value) >= 0.0, "{key}: {serve:#}");
         }

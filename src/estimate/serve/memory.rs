@@ -128,12 +128,19 @@ pub fn memory(job: &Job, serve: &Serve, convention: Convention, plan: &Plan) -> 
     worst(capacity, (0..plan.mesh.pp()).map(|i| (i, stage_memory(job, serve, convention, plan, i))))
 }
 
+/// Layers that draft speculative tokens: the model's own predictor, one layer where it names none (a head trained for it). Each is
+/// a copy of the model's last layer with a cache of its own, drafts all tokens in turn, and lies on the last stage.
+fn drafting_layers(job: &Job, serve: &Serve) -> f64 {
+    if serve.mtp == 0 { 0.0 } else { f64::from(job.model.spec().mtp.clamp(1, serve.mtp)) }
+}
+
 /// Bytes of KV cache and state that one request of `context` tokens takes on a rank of a stage.
 pub(super) fn request_bytes(job: &Job, serve: &Serve, plan: &Plan, span: &StageSpan, context: f64) -> f64 {
     let model = &job.model;
     let mut bytes = 0.0;
     for (kind, block) in model.blocks().iter().enumerate() {
-        let count = f64::from(span.count(model, kind));
+        let drafting = if kind == model.last_kind() && span.is_last(model) { drafting_layers(job, serve) } else { 0.0 };
+        let count = f64::from(span.count(model, kind)) + drafting;
         let kept = mem::window_tokens(block, context);
         let per_token = mem::kv_per_token(block, &plan.mesh, plan.knobs.dcp, serve.kv_cache.bytes());
         bytes += count * (kept * per_token + mem::state_per_request(block, &plan.mesh));
@@ -149,7 +156,8 @@ fn stage_fixed(job: &Job, serve: &Serve, convention: Convention, plan: &Plan, st
     let span = StageSpan::of(convention, model, plan, stage);
     let mut ledger = MemoryLedger::EMPTY;
     for (kind, block) in model.blocks().iter().enumerate() {
-        let count = f64::from(span.count(model, kind));
+        let drafting = if kind == model.last_kind() && span.is_last(model) { drafting_layers(job, serve) } else { 0.0 };
+        let count = f64::from(span.count(model, kind)) + drafting;
         let kv = block.mixer.gqa().map(|a| a.kv_heads);
         let extra = block
             .mlp
@@ -165,6 +173,14 @@ fn stage_fixed(job: &Job, serve: &Serve, convention: Convention, plan: &Plan, st
     }
     if last && !(model.spec().tied_embeddings && first) {
         ledger.add(MemoryTerm::Weights, table / f64::from(mesh.tp()));
+    }
+    if span.is_last(model) && serve.mtp > 0 {
+        let drafting = drafting_layers(job, serve);
+        ledger.add(MemoryTerm::Weights, 2.0 * drafting * mem::predictor_params(model, 1));
+        if !first {
+            // The predictor embeds what it drafted.
+            ledger.add(MemoryTerm::Weights, table / f64::from(mesh.tp()));
+        }
     }
     ledger.add(MemoryTerm::ServeActivations, peak_activation(job, mesh, convention, last));
     let ranks = f64::from(mesh.dp_attention()) / f64::from(plan.knobs.replicas.max(1));

@@ -27,7 +27,8 @@ pub fn accepted(drafted: u32, acceptance: f64) -> f64 {
 /// ```
 /// A step that checks `n` drafts has `n + 1` rows a request in every GEMM and reads each request's KV cache once: the load of
 /// `n + 1` times the requests with contexts that much shorter. Latent attention's FLOP, which grow with both, are under-counted.
-/// Not in memory: the drafting module's weights. [`Service::decode_step_s`] is then a step's time per token that it yields.
+/// The drafting layer's weights and cache are in `memory.rs`. [`Service::decode_step_s`] is then a step's time per token that it
+/// yields.
 #[must_use]
 pub fn speculated(job: &Job, serve: &Serve, convention: Convention, plan: &Plan) -> Service {
     let plain = service(job, serve, convention, plan);
@@ -71,9 +72,27 @@ pub fn speculated(job: &Job, serve: &Serve, convention: Convention, plan: &Plan)
 mod tests {
     use super::*;
     use crate::catalog;
+    use crate::cost::MemoryTerm;
     use crate::job::Workload;
     use crate::mesh::Mesh;
     use crate::plan::Knobs;
+
+    #[test]
+    fn a_drafting_layer_takes_a_layers_memory() {
+        let model = catalog::model("deepseek-v3").unwrap();
+        let plan = Plan { mesh: Mesh::product(8, 1, 1, 1, 1).unwrap(), knobs: Knobs::default() };
+        let of = |mtp| {
+            let serve = Serve { mtp, ..Serve::of(model.quant()) };
+            let job = Job::new(model.clone(), catalog::cluster("8xH200").unwrap(), Workload::Serve(serve)).unwrap();
+            let held = super::super::stage_memory(&job, &serve, Convention::Vllm, &plan, 0);
+            (held.get(MemoryTerm::Weights), super::super::kv_tokens_per_rank(&job, &serve, Convention::Vllm, &plan))
+        };
+        let ((plain, tokens), (drafting, fewer)) = (of(0), of(1));
+        // 11.5 billion parameters of a layer of experts, 8 bits, eight ranks; 206 MB of projection on each.
+        assert!((1.6e9..1.7e9).contains(&(drafting - plain)), "{} bytes", drafting - plain);
+        assert!(fewer < tokens * 61.0 / 62.0);
+        assert_eq!(of(3), (drafting, fewer), "one predictor drafts all tokens");
+    }
 
     #[test]
     fn drafts_help_the_single_user_and_not_the_full_house() {

@@ -12,7 +12,7 @@ use crate::estimate::train::Groups;
 use crate::job::{Job, Serve};
 use crate::mesh::Convention;
 use crate::model::{Block, MOST_KINDS, Mixer, Mla, WeightFormat, matrices};
-use crate::plan::Plan;
+use crate::plan::{Plan, Toggle};
 
 /// Share of a kernel's fixed time that is left when kernels follow each other in a captured graph. Fitted.
 const IN_GRAPH: f64 = 0.30;
@@ -35,6 +35,20 @@ const AROUND_LINEAR: f64 = 12.0;
 
 /// Load of the fullest expert rank over the mean: the tables' power-law routing multiplies MoE latency by 1.05 to 1.3.
 const IMBALANCE: f64 = 1.2;
+
+/// Tokens of a rank from which engines cut a step in two: vLLM's `dbo_decode_token_threshold` and `dbo_prefill_token_threshold`.
+const TWO_BATCH_DECODE: f64 = 32.0;
+const TWO_BATCH_PREFILL: f64 = 512.0;
+
+/// Share of an H100's SMs that `DeepEP`'s kernels of prefill take by default.
+const EXCHANGE_SMS: f64 = 20.0 / 132.0;
+
+/// Whether a rank cuts a step of so many tokens in two, so that each half hides the other's exchange with the experts.
+pub(crate) fn in_two_batches(plan: &Plan, tokens: f64, prefills: bool) -> bool {
+    let ranks = plan.mesh.dp_attention() / plan.knobs.replicas.max(1);
+    let least = if prefills { TWO_BATCH_PREFILL } else { TWO_BATCH_DECODE };
+    plan.knobs.ep_overlap == Toggle::On && ranks > 1 && plan.mesh.ep() > 1 && tokens >= least
+}
 
 /// A step on one attention rank.
 #[derive(Debug, Clone, Copy)]
@@ -117,8 +131,24 @@ impl<'a> Pricing<'a> {
         }
     }
 
-    /// Seconds of one layer of a kind, by term.
+    /// Seconds of one layer of a kind, by term; with two-batch overlap, if the step has tokens enough to cut.
     fn layer(&self, kind: usize, step: Step) -> ServeLedger {
+        if !in_two_batches(self.plan, step.tokens(), step.prefill > 0.0) {
+            return self.whole_layer(kind, step);
+        }
+        let half = self.whole_layer(kind, Step { decode: step.decode / 2.0, prefill: step.prefill / 2.0, ..step });
+        let exchange = half.get(ServeTerm::Ep);
+        let mut compute = ServeLedger::EMPTY;
+        // Decode's dispatch leaves all SMs to what it hides behind, prefill's takes some: TP's all-reduces run on SMs too.
+        let slower = if step.prefill > 0.0 && exchange > 0.0 { 1.0 / (1.0 - EXCHANGE_SMS) } else { 1.0 };
+        compute.add_all(&half.without(ServeTerm::Ep), 2.0 * slower);
+        let shows = (2.0 * exchange - compute.total()).max(0.0);
+        compute.add(ServeTerm::Ep, shows);
+        compute
+    }
+
+    /// Seconds of one layer of a kind and all of a step's tokens, by term.
+    fn whole_layer(&self, kind: usize, step: Step) -> ServeLedger {
         let model = &self.job.model;
         let block = &model.blocks()[kind];
         let mesh = &self.plan.mesh;
@@ -222,7 +252,7 @@ impl<'a> Pricing<'a> {
         }
     }
 
-    /// The fused expert kernel of the engine, and what runs beside it.
+    /// The fused expert kernel of the engine.
     fn experts(&self, block: &Block, step: Step) -> f64 {
         let Some(moe) = block.mlp.moe else { return 0.0 };
         let mesh = &self.plan.mesh;
@@ -285,14 +315,12 @@ impl<'a> Pricing<'a> {
         // fp8 with a scale per 128 out, 16 bits back.
         let (out, back) = (sent * (h + 4.0 * h / 128.0 + 16.0), sent * 2.0 * h);
         let exchange = |way: Exchange, bytes: f64| {
-            if step.prefill <= 0.0 {
-                return network::low_latency_exchange(cluster, group, way, bytes).get();
-            }
+            let low_latency = network::low_latency_exchange(cluster, group, way, bytes).get();
             // A token crosses to a node once, however many of its experts live there.
             let far = f64::from(group.size.div_ceil(group.near.max(1)));
             let once = if group.tier == Tier::Network { far.min(f64::from(moe.top_k)) } else { 4.63 };
             let share = (once / f64::from(moe.top_k)).min(1.0);
-            network::collective(cluster, group, Collective::AllToAll, bytes * share).get()
+            low_latency.min(network::collective(cluster, group, Collective::AllToAll, bytes * share).get())
         };
         let exchanged = exchange(Exchange::Dispatch, out) + exchange(Exchange::Combine, back);
         // Inside a domain the engines' default is to gather; dispatch kernels are for groups that gathering does not suit.

@@ -60,7 +60,7 @@ const FIRST_WAVE: f64 = 0.05;
 ///
 /// ```text
 /// stall = what one request's prefill adds to the steps it runs in
-/// TPOT  = decode step (b, isl + osl/2) + others/osl stall f,  f = osl TPOT / (osl TPOT + 3.1 stall)
+/// TPOT  = decode step with host (b, isl + osl/2) + others/osl stall f,  f = osl TPOT / (osl TPOT + 3.1 stall)
 /// TTFT  = c0 + first steps + prefill + kappa others stall; in the steady state without the first wave's .05 of kappa
 /// ```
 /// In a closed loop every other request prefills once in my lifetime; `f` of them while I decode. With many requests of short
@@ -101,9 +101,11 @@ pub fn service(job: &Job, serve: &Serve, convention: Convention, plan: &Plan) ->
     let length = isl * (1.0 + serve.isl_spread.cv2);
     let prefill_step = Step { decode: 0.0, context: load.context, prefill: tokens, length };
     let (_, apart) = pricing.stages(prefill_step);
-    // What a step takes longer when it prefills so many tokens.
+    // What a step takes longer when it prefills so many tokens. Not less: a step that mixes is cut in two only from more tokens on, and
+    // a few more of them may take less than two halves.
     let longer = if profile.mixes {
-        pricing.stages(Step { decode: batch, ..prefill_step }).1 - slowest + (profile.prefill - 1.0) * apart
+        let mixed = pricing.stages(Step { decode: batch, ..prefill_step }).1;
+        (mixed - slowest).max(0.0) + (profile.prefill - 1.0) * apart
     } else {
         profile.prefill * apart + host
     };

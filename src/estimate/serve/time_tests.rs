@@ -7,7 +7,7 @@ use crate::cost::network::{self, Exchange, Placed, Tier};
 use crate::job::{Release, Workload};
 use crate::mesh::Mesh;
 use crate::model::{Quant, QuantScope, WeightFormat};
-use crate::plan::Knobs;
+use crate::plan::{Knobs, Toggle};
 
 /// Microseconds of `DeepEP`'s low-latency dispatch and combine for 8 to 256 tokens a rank (7,168 wide, top 8) on nodes of 8 H100.
 const EXCHANGES: [(u32, [(f64, f64); 6]); 3] = [
@@ -61,6 +61,35 @@ fn experts_over_two_nodes_never_cost_what_one_node_does() {
     for concurrency in [16, 128, 1024] {
         let [far, near] = [&far, &near].map(|c| answer_on(c.clone(), (1, 16, 16, 1), concurrency, None));
         assert!(far.decode_step_s > near.decode_step_s && far.prefill_s > near.prefill_s, "{concurrency} requests");
+    }
+}
+
+#[test]
+fn terms_make_a_token_and_two_batches_hide_the_exchange() {
+    let model = catalog::model("deepseek-v3").unwrap();
+    let quant = Quant { format: WeightFormat::Fp8Block, scope: QuantScope::Linears };
+    let at = |concurrency, slower: f64, ep_overlap| {
+        let serve = Serve { isl: 128, osl: 4096, concurrency, ..Serve::of(quant) };
+        let mut cluster = catalog::cluster("2x8xh200-sxm").unwrap();
+        cluster.network.bandwidth = cluster.network.bandwidth * (1.0 / slower);
+        let job = Job::new(model.clone(), cluster, Workload::Serve(serve)).unwrap();
+        let plan =
+            Plan { mesh: Mesh::new(1, 1, 1, 16, 16, 1).unwrap(), knobs: Knobs { ep_overlap, ..Knobs::default() } };
+        service(&job, &serve, Convention::Vllm, &plan)
+    };
+    for (concurrency, slower) in [(16, 1.0), (4096, 1.0), (4096, 8.0)] {
+        let [plain, halved] = [Toggle::Default, Toggle::On].map(|overlap| at(concurrency, slower, overlap));
+        for service in [plain, halved] {
+            assert!((service.tpot.total() / service.tpot_s - 1.0).abs() < 1e-9);
+        }
+        if concurrency == 16 {
+            assert_eq!(plain, halved, "one token a rank is not cut in two");
+            continue;
+        }
+        let ep = |service: &Service| service.tpot.get(ServeTerm::Ep);
+        assert!(ep(&halved) < 0.5 * ep(&plain), "{plain:?} {halved:?}");
+        // Both halves read the weights and start the kernels: what a fast network takes is not worth it.
+        assert_eq!(halved.decode_step_s < plain.decode_step_s, slower > 1.0, "{plain:?} {halved:?}");
     }
 }
 

@@ -58,14 +58,6 @@ fn end_params(model: &Model, mesh: &Mesh, stage: u32) -> f64 {
     params
 }
 
-/// Parameters of a multi-token predictor beside its layer: the projection of two streams to one, three norms.
-///
-/// Source: Megatron-Core `multi_token_prediction.py` (`eh_proj` cut by columns).
-fn predictor_params(model: &Model, mesh: &Mesh) -> f64 {
-    let h = f64::from(model.spec().hidden);
-    2.0 * h * h / f64::from(mesh.tp()) + 3.0 * h * model.spec().norm.vectors() as f64
-}
-
 /// One kind of block on one rank.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct KindBytes {
@@ -203,7 +195,7 @@ impl<'a> Priced<'a> {
         if at.stage + 1 == mesh.pp() {
             let mtp = f64::from(self.train.mtp_layers);
             params.add(self.kinds[model.last_kind()].params, mtp);
-            params.dense += mtp * predictor_params(model, mesh);
+            params.dense += mtp * mem::predictor_params(model, mesh.tp());
             if mtp > 0.0 && mesh.pp() > 1 {
                 // Its inputs are embedded where it stands.
                 params.dense += mem::padded_vocab(model.spec().vocab, mesh.tp()) * f64::from(model.spec().hidden)

@@ -5,6 +5,7 @@ use super::keys::Keys;
 use super::{CommandError, ReadCommand, Source};
 use crate::framework::Framework;
 use crate::job::KvFormat;
+use crate::plan::Toggle;
 
 const KV: [(&str, Option<KvFormat>); 9] = [
     ("auto", None),
@@ -30,6 +31,7 @@ pub(super) fn vllm(source: &Source<'_>) -> Result<ReadCommand, CommandError> {
     let k = &mut d.knobs;
     k.dcp = f.degree(&["-dcp", "--decode-context-parallel-size"])?.unwrap_or(1);
     k.eplb = f.has(&["--enable-eplb"]);
+    k.ep_overlap = two_batches(f.has(&["--enable-dbo"]));
     k.redundant_experts = redundant(source)?;
     k.replicas = source.servers();
     let local = f.degree(&["-dpl", "--data-parallel-size-local"])?;
@@ -44,6 +46,10 @@ pub(super) fn vllm(source: &Source<'_>) -> Result<ReadCommand, CommandError> {
     out.serve.kv_cache = f.choice(&["--kv-cache-dtype"], &KV)?.flatten();
     served(&mut out);
     Ok(out)
+}
+
+const fn two_batches(switched_on: bool) -> Toggle {
+    if switched_on { Toggle::On } else { Toggle::Default }
 }
 
 /// `--max-model-len` may be `32k` or `32K`, or `auto`.
@@ -110,6 +116,7 @@ pub(super) fn sglang(source: &Source<'_>) -> Result<ReadCommand, CommandError> {
     k.a2a = f.has(&["--enable-deepep-moe"]) || f.text(&["--moe-a2a-backend"])?.is_some_and(|b| b != "none");
     k.dcp = f.degree(&["--dcp-size", "--decode-context-parallel-size"])?.unwrap_or(1);
     k.eplb = f.has(&["--enable-eplb"]);
+    k.ep_overlap = two_batches(f.has(&["--enable-two-batch-overlap"]));
     k.redundant_experts = f.number(&["--ep-num-redundant-experts"], 0, MOST_SIZE)?.unwrap_or(0);
     k.replicas = source.servers();
     out.nodes = f.maybe(&["--nnodes"]);
