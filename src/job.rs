@@ -326,11 +326,12 @@ pub const MTP_ACCEPTANCE: f64 = 0.8;
 const MOST_MTP: u32 = 16;
 
 impl Serve {
-    /// Mean tokens of a prompt and of an answer, as they arrive.
+    /// Mean tokens of a prompt and of an answer, as they arrive: at least one of each.
     #[must_use]
     pub fn mean_lengths(&self) -> (f64, f64) {
         let share = self.arrivals.mean_length();
-        (f64::from(self.isl) * share, f64::from(self.osl) * share)
+        let drawn = |tokens: u32| (f64::from(tokens) * share).max(1.0);
+        (drawn(self.isl), drawn(self.osl))
     }
 
     /// 64 requests of 4096 tokens in and 1024 out, in a steady loop, with the given weights.

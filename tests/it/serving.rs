@@ -94,6 +94,16 @@ fn percentiles_rise_and_spread_with_the_load_and_the_lengths() {
 }
 
 #[test]
+fn answers_of_one_token_cost_no_less_than_nothing() {
+    let line =
+        "--model gpt2 --cluster 1xH100 --framework sglang --isl 64 --osl 1 --concurrency 100000 --arrivals burst10x";
+    let answer = serve(line);
+    let row = &answer["results"][0];
+    let mut figures = row["serve"].as_object().unwrap().values().filter_map(Value::as_f64);
+    assert!(figures.all(|v| v >= 0.0) && number(row, "usd_per_million_input_tokens") >= 0.0, "{row}");
+}
+
+#[test]
 fn the_frontier_is_drawn_and_written_in_every_format() {
     let line = "plan --serve --quiet --pareto --model qwen3-30b-a3b --cluster 8xH100";
     let text = say(line).stdout;

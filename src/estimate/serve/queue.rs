@@ -160,7 +160,7 @@ impl<'a> Engine<'a> {
 
     /// Seconds from a request's arrival to its last token.
     fn stay(&self, service: &Service) -> f64 {
-        service.ttft_steady_s + (self.serve.mean_lengths().1 - 1.0).max(0.0) * service.tpot_s
+        service.ttft_steady_s + (self.serve.mean_lengths().1 - 1.0) * service.tpot_s
     }
 
     /// Requests a second of one rank on which a request finds itself among `requests`.
