@@ -178,7 +178,7 @@ impl Blame for UnitError {
 ///
 /// ```
 /// use meshwright::error::Locate;
-/// let error = meshwright::units::Bytes::parse("80").at_key("gpu.json", "memory").unwrap_err();
+/// let error = meshwright::units::Bytes::parse("80").at_key("gpu.json", "memory").expect_err("a refusal");
 /// assert!(error.to_string().starts_with("gpu.json: at `memory`: `80` is not allowed: write a number and one of B,"));
 /// ```
 pub trait Locate<T> {
@@ -315,7 +315,7 @@ mod tests {
 
     #[test]
     fn a_unit_error_gains_its_place() {
-        let text = Bytes::parse("80").at("--memory").unwrap_err().to_string();
+        let text = Bytes::parse("80").at("--memory").expect_err("a refusal").to_string();
         assert!(text.starts_with("--memory: `80` is not allowed: write a number"), "{text}");
     }
 }

@@ -280,10 +280,10 @@ mod tests {
 
     #[test]
     fn megatrons_groups_of_sixteen() {
-        let mesh = Mesh::new(2, 1, 2, 4, 4, 1).unwrap();
+        let mesh = Mesh::new(2, 1, 2, 4, 4, 1).expect("factors that divide");
         assert_eq!(group(Convention::Megatron, &mesh, 1, GroupKind::Ep), Group::strided(4, 1));
         assert_eq!(group(Convention::Megatron, &mesh, 1, GroupKind::Pp), Group::strided(2, 8));
-        let folded = Mesh::new(2, 1, 2, 4, 4, 2).unwrap();
+        let folded = Mesh::new(2, 1, 2, 4, 4, 2).expect("factors that divide");
         assert_eq!(group(Convention::Megatron, &folded, 1, GroupKind::Ep), Group::strided(4, 2));
     }
 }

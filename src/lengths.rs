@@ -174,15 +174,15 @@ mod tests {
     #[test]
     fn spreads_of_known_shapes() {
         // A lognormal of sigma 1: median 1000, mean 1000 e^.5, 95th percentile 1000 e^1.645; cv^2 = e - 1.
-        let length = Length::from_quantiles(1648.7, 1000.0, 5180.3).unwrap();
+        let length = Length::from_quantiles(1648.7, 1000.0, 5180.3).expect("rising quantiles");
         assert!((length.spread.cv2 - 1.718).abs() < 0.02, "{length:?}");
         assert!((length.spread.quantile(1.645) * 1648.7 / 5180.3 - 1.0).abs() < 0.01);
         // An exponential, in bins: cv^2 = 1.
         let bins: Vec<(f64, f64)> = (0..2000).map(|i| (f64::from(i) + 0.5, exp(-f64::from(i) / 100.0))).collect();
-        let length = Length::from_histogram(&bins).unwrap();
+        let length = Length::from_histogram(&bins).expect("a histogram with counts");
         assert!((length.spread.cv2 - 1.0).abs() < 0.01 && length.mean.abs_diff(100) <= 1, "{length:?}");
         assert!(length.spread.p95.abs_diff(300) <= 2, "{length:?}");
-        assert_eq!(Length::from_histogram(&[(4096.0, 3.0)]).unwrap(), Length::point(4096));
+        assert_eq!(Length::from_histogram(&[(4096.0, 3.0)]).expect("a histogram with counts"), Length::point(4096));
         for bad in
             [(0.0, 1.0, 1.0), (10.0, 20.0, 15.0), (10.0, 5.0, 9.0), (f64::NAN, 1.0, 1.0), (1.0, 1.0, f64::INFINITY)]
         {

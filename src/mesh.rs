@@ -343,7 +343,7 @@ mod tests {
 
     #[test]
     fn the_missions_plan_needs_thirty_two() {
-        let mesh = Mesh::product(2, 1, 4, 2, 2).unwrap();
+        let mesh = Mesh::product(2, 1, 4, 2, 2).expect("factors that divide");
         assert_eq!(Convention::Product.formula(&mesh), "TP*EP*PP*DP = 2*4*2*2 = 32");
         assert_eq!((mesh.dp_attention(), mesh.edp()), (8, 2));
     }

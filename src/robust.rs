@@ -271,15 +271,16 @@ mod tests {
     #[test]
     fn regrets_are_against_the_best_of_each_world() {
         let job = Job::new(
-            catalog::model("qwen3-30b-a3b").unwrap(),
-            catalog::cluster("16xh100").unwrap(),
+            catalog::model("qwen3-30b-a3b").expect("a built-in model"),
+            catalog::cluster("16xh100").expect("a built-in GPU in a readable shape"),
             Workload::Train(Train::default()),
         );
-        let job = job.unwrap();
+        let job = job.expect("a workload the model takes");
         let space = SpaceOptions::default();
         let watch = Watch { stop: &AtomicBool::new(false), progress: &|_| {} };
         let rows = search(&job, &space, &SearchOptions::default(), &watch).rows;
-        let found = robustness(&job, &space, Objective::Throughput, &rows, 8, &watch).unwrap();
+        let found =
+            robustness(&job, &space, Objective::Throughput, &rows, 8, &watch).expect("a job with plans that fit");
         assert_eq!(found.winner.row.plan, rows[0].plan);
         assert!(found.candidates.len() >= rows.len());
         for c in &found.candidates {
@@ -289,7 +290,8 @@ mod tests {
         let all: f64 = found.candidates.iter().map(|c| c.best).sum();
         assert!((all - 1.0).abs() < 1e-12, "every world has one winner: {all}");
         assert!(found.candidates[0].worst_regret <= found.winner.worst_regret);
-        let again = robustness(&job, &space, Objective::Throughput, &rows, 8, &watch).unwrap();
+        let again =
+            robustness(&job, &space, Objective::Throughput, &rows, 8, &watch).expect("a job with plans that fit");
         assert_eq!(found, again);
         for stopped in [true, false] {
             let watch = Watch { stop: &AtomicBool::new(stopped), progress: &|_| {} };

@@ -322,7 +322,7 @@ mod tests {
     fn gb_and_gib_never_meet_unnoticed() {
         assert_eq!(Bytes::parse("80 GB"), Ok(Bytes::new(80e9)));
         assert_eq!(Bytes::parse("80GiB"), Ok(Bytes::gib(80.0)));
-        assert_eq!(Bytes::parse("81559 MiB").unwrap().to_string(), "79.65 GiB");
+        assert_eq!(Bytes::parse("81559 MiB").expect("an amount with its unit").to_string(), "79.65 GiB");
     }
 
     #[test]
@@ -333,7 +333,7 @@ mod tests {
 
     #[test]
     fn a_bare_number_is_refused_with_the_words() {
-        let error = Bytes::parse("80").unwrap_err();
+        let error = Bytes::parse("80").expect_err("a refusal");
         assert!(error.allowed.contains("GiB"), "{error}");
         for bad in ["", "GiB", "-1 GiB", "nan GiB", "1e999 B", "80 gigs", "1.2.3 GB"] {
             assert!(Bytes::parse(bad).is_err(), "{bad}");

@@ -4,7 +4,7 @@
 //! let model = meshwright::catalog::model("deepseek-ai/DeepSeek-V3")?;
 //! let cluster = meshwright::catalog::cluster("16xH200")?;
 //! assert_eq!((model.layers(), cluster.nodes, cluster.gpus_per_node), (61, 2, 8));
-//! let error = meshwright::catalog::model("deepseek-v33").unwrap_err().to_string();
+//! let error = meshwright::catalog::model("deepseek-v33").expect_err("a refusal").to_string();
 //! assert!(error.contains("did you mean `deepseek-v3"), "{error}");
 //! # Ok::<(), meshwright::error::Error>(())
 //! ```

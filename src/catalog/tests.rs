@@ -16,8 +16,15 @@ fn folder(name: &str) -> PathBuf {
 fn the_lists_are_the_folders() {
     for (name, list) in [("models", list::MODELS), ("gpus", list::GPUS), ("clusters", list::CLUSTERS)] {
         let mut found: Vec<String> = fs::read_dir(folder(name))
-            .unwrap()
-            .map(|f| f.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned())
+            .expect("a folder of the checkout")
+            .map(|f| {
+                f.expect("a readable entry")
+                    .path()
+                    .file_stem()
+                    .expect("a file with a name")
+                    .to_string_lossy()
+                    .into_owned()
+            })
             .collect();
         found.sort();
         let listed: Vec<&str> = list.iter().map(|(name, _)| *name).collect();
@@ -31,7 +38,8 @@ fn the_lists_are_the_folders() {
 fn every_model_has_the_parameters_its_publisher_states() {
     assert_eq!(models().len(), 75);
     for entry in models() {
-        let (counted, stated) = (entry.model().params(), entry.published_params().unwrap());
+        let (counted, stated) =
+            (entry.model().params(), entry.published_params().expect("a model whose size is published"));
         let off = counted as f64 / stated as f64 - 1.0;
         assert!(off.abs() < 5e-6, "{}: {counted} against {stated}: {:+.4} %", entry.name(), off * 100.0);
         assert_eq!(entry.model().name(), entry.name());
@@ -44,13 +52,13 @@ fn every_gpu_and_cluster_reads_and_names_its_sources() {
     for GpuEntry { gpu, aliases } in gpus() {
         assert!(!gpu.source.is_empty() && !gpu.efficiency.source.is_empty(), "{}", gpu.name);
         for name in aliases.iter().chain([&gpu.name]) {
-            assert_eq!(super::gpu(name).unwrap(), *gpu, "{name}");
+            assert_eq!(super::gpu(name).expect("a built-in GPU"), *gpu, "{name}");
         }
     }
     for entry in clusters() {
         assert!(!entry.source.is_empty(), "{}", entry.cluster.name);
         for name in entry.aliases.iter().chain([&entry.cluster.name]) {
-            assert_eq!(cluster(name).unwrap(), entry.cluster, "{name}");
+            assert_eq!(cluster(name).expect("a built-in GPU in a readable shape"), entry.cluster, "{name}");
         }
     }
 }
@@ -82,19 +90,19 @@ fn a_model_answers_to_alias_case_publisher_and_bare_repository() {
         "somebody/DeepSeek-V3",
         "DeepSeek-V3-Base",
     ] {
-        assert_eq!(model(asked).unwrap().name(), "deepseek-v3", "{asked}");
+        assert_eq!(model(asked).expect("a built-in model").name(), "deepseek-v3", "{asked}");
     }
 }
 
 #[test]
 fn an_unknown_model_is_answered_with_near_names() {
-    let text = model("lama-3-70b").unwrap_err().to_string();
+    let text = model("lama-3-70b").expect_err("a refusal").to_string();
     assert!(text.contains("did you mean `llama-3-70b`"), "{text}");
     assert!(text.contains("75"), "{text}");
-    let text = model("meta-lama/Llama-3-71B").unwrap_err().to_string();
+    let text = model("meta-lama/Llama-3-71B").expect_err("a refusal").to_string();
     assert!(text.contains("meta-llama/"), "{text}");
     for odd in ["", "/", "//", "a/b/c", "\n", "zzzzzz", "\"", "no-such.json", "./no/such/folder"] {
-        let text = model(odd).unwrap_err().to_string();
+        let text = model(odd).expect_err("a refusal").to_string();
         assert!(!text.contains('\n'), "{text}");
     }
 }
@@ -110,14 +118,14 @@ fn the_kv_cache_of_a_token_is_known() {
         ("llama-3-70b", 327_680),
         ("gpt-oss-120b", 73_728),
     ] {
-        assert_eq!(model(name).unwrap().kv_elements_per_token() * 2, bytes, "{name}");
+        assert_eq!(model(name).expect("a built-in model").kv_elements_per_token() * 2, bytes, "{name}");
     }
 }
 
 #[test]
 fn active_parameters_are_what_publishers_round() {
     for (name, billions) in [("qwen3-235b-a22b", 22.2), ("deepseek-v3", 37.6), ("mixtral-8x7b", 12.9)] {
-        let active = model(name).unwrap().active_params() as f64 / 1e9;
+        let active = model(name).expect("a built-in model").active_params() as f64 / 1e9;
         assert!((active - billions).abs() < 0.06, "{name}: {active}");
     }
 }
@@ -125,7 +133,7 @@ fn active_parameters_are_what_publishers_round() {
 #[test]
 fn checkpoints_keep_their_format() {
     let of = |name| {
-        let quant = model(name).unwrap().quant();
+        let quant = model(name).expect("a built-in model").quant();
         (quant.format, quant.scope)
     };
     assert_eq!(of("deepseek-v3"), (WeightFormat::Fp8Block, QuantScope::Linears));
@@ -137,7 +145,7 @@ fn checkpoints_keep_their_format() {
 
 #[test]
 fn reused_indexers_hold_no_weights() {
-    let model = model("glm-5.2").unwrap();
+    let model = model("glm-5.2").expect("a built-in model");
     let reused = (0..model.layers())
         .filter(|l| matches!(model.block_of(*l).mixer, Mixer::Mla(a) if a.indexer.is_some_and(|i| i.reused)))
         .count();
@@ -147,7 +155,7 @@ fn reused_indexers_hold_no_weights() {
 #[test]
 fn counts_become_nodes() {
     let shape = |spec: &str| {
-        let c = cluster(spec).unwrap();
+        let c = cluster(spec).expect("a built-in GPU in a readable shape");
         (c.gpu.name.clone(), c.nodes, c.gpus_per_node, c.scale_up.domain)
     };
     assert_eq!(shape("16xH100"), ("h100-sxm".into(), 2, 8, 8));
@@ -161,14 +169,14 @@ fn counts_become_nodes() {
     assert_eq!(shape("8xmi300x"), ("mi300x".into(), 1, 8, 8));
     assert_eq!(shape("4xdgx-h100"), ("h100-sxm".into(), 4, 8, 8));
     assert_eq!(shape("2xgb200-nvl72"), ("gb200".into(), 36, 4, 72));
-    assert_eq!(cluster("8xGB200").unwrap().domain(), 8);
+    assert_eq!(cluster("8xGB200").expect("a built-in GPU in a readable shape").domain(), 8);
 }
 
 #[test]
 fn cards_without_nvlink_get_ethernet() {
-    let c = cluster("16xL40S").unwrap();
+    let c = cluster("16xL40S").expect("a built-in GPU in a readable shape");
     assert_eq!((c.network.kind, c.network.nics_per_node), (NetworkKind::Ethernet, 1));
-    let c = cluster("16xH100").unwrap();
+    let c = cluster("16xH100").expect("a built-in GPU in a readable shape");
     assert_eq!((c.network.kind, c.network.nics_per_node), (NetworkKind::Infiniband, 8));
     assert_eq!(c.nic_share(), BytesPerSec::new(50e9));
 }
@@ -190,23 +198,28 @@ fn wrong_cluster_texts_say_what_is_allowed() {
         ("x", "unknown cluster"),
         ("no-such.json", "cannot be read: no such file"),
     ] {
-        let text = cluster(spec).unwrap_err().to_string();
+        let text = cluster(spec).expect_err("a refusal").to_string();
         assert!(text.contains(part) && !text.contains('\n'), "{spec}: {text}");
     }
 }
 
 #[test]
 fn a_cluster_object_overrides_the_gpu() {
-    let c = cluster_from_value("job", &json!({"gpu": "h100-sxm", "nodes": 2, "gpus_per_node": 8})).unwrap();
-    assert_eq!(Cluster { name: "16xH100".into(), ..c }, cluster("16xH100").unwrap());
+    let c = cluster_from_value("job", &json!({"gpu": "h100-sxm", "nodes": 2, "gpus_per_node": 8}))
+        .expect("a cluster as the job file says it");
+    assert_eq!(
+        Cluster { name: "16xH100".into(), ..c },
+        cluster("16xH100").expect("a built-in GPU in a readable shape")
+    );
     let c = cluster_from_value(
         "job",
         &json!({"gpu": "h100", "nodes": 4, "network": {"bandwidth": "200 Gb/s"}, "scale_up": {"bandwidth": "225 GB/s"}, "price": "$9/h"}),
     )
-    .unwrap();
+    .expect("a cluster as the job file says it");
     assert_eq!((c.gpus(), c.network.kind, c.network.bandwidth), (32, NetworkKind::Infiniband, BytesPerSec::new(25e9)));
-    assert_eq!(c.gpu.price.unwrap().get().to_bits(), 9.0_f64.to_bits());
-    let (half, whole) = (c.gpu.efficiency.collectives[0][0].bus, gpu("h100").unwrap().efficiency.collectives[0][0].bus);
+    assert_eq!(c.gpu.price.expect("a price the job says").get().to_bits(), 9.0_f64.to_bits());
+    let (half, whole) =
+        (c.gpu.efficiency.collectives[0][0].bus, gpu("h100").expect("a built-in GPU").efficiency.collectives[0][0].bus);
     assert_eq!(half, whole * 0.5);
 }
 
@@ -227,14 +240,14 @@ fn wrong_cluster_objects_name_the_key() {
         (json!({"nodes": 2}), "missing field `gpu`"),
         (json!([1]), "16xH100"),
     ] {
-        let text = cluster_from_value("job.json", &value).unwrap_err().to_string();
+        let text = cluster_from_value("job.json", &value).expect_err("a refusal").to_string();
         assert!(text.contains(part) && !text.contains('\n'), "{value}: {text}");
     }
 }
 
 #[test]
 fn borrowed_curves_are_guesses_in_proportion_to_the_links() {
-    let (own, lent) = (gpu("h800").unwrap(), gpu("h100").unwrap());
+    let (own, lent) = (gpu("h800").expect("a built-in GPU"), gpu("h100").expect("a built-in GPU"));
     assert_eq!((own.efficiency.basis, lent.efficiency.basis), (Basis::Assumed, Basis::Measured));
     assert_eq!(own.efficiency.gemm(GemmKind::Bf16), lent.efficiency.gemm(GemmKind::Bf16));
     assert!(own.efficiency.collectives[0][0].bus < lent.efficiency.collectives[0][0].bus);
@@ -242,7 +255,8 @@ fn borrowed_curves_are_guesses_in_proportion_to_the_links() {
 
 #[test]
 fn gpu_files_with_mistakes_name_the_key() {
-    let good: Value = serde_json::from_str(&fs::read_to_string(folder("gpus/h100-sxm.json")).unwrap()).unwrap();
+    let good: Value = serde_json::from_str(&fs::read_to_string(folder("gpus/h100-sxm.json")).expect("a built-in file"))
+        .expect("JSON");
     let read = |value: &Value| {
         gpu::parse("x.json", &value.to_string()).and_then(|f| f.check("x.json", &sibling)).map_err(|e| e.to_string())
     };
@@ -263,16 +277,21 @@ fn gpu_files_with_mistakes_name_the_key() {
         ("/architecture", json!("pascal"), "one of volta"),
     ] {
         let mut bad = good.clone();
-        *bad.pointer_mut(pointer).unwrap() = value.clone();
-        let text = read(&bad).unwrap_err();
+        *bad.pointer_mut(pointer).expect("a key of the file") = value.clone();
+        let text = read(&bad).expect_err("a refusal");
         assert!(text.starts_with("x.json: ") && text.contains(part), "{pointer}={value}: {text}");
     }
 }
 
 #[test]
 fn our_own_form_names_the_key_too() {
-    let good: Value = serde_json::from_str(&fs::read_to_string(folder("models/qwen3-8b.json")).unwrap()).unwrap();
-    assert_eq!(model_from_value("m.json", &good).unwrap(), model("qwen3-8b").unwrap());
+    let good: Value =
+        serde_json::from_str(&fs::read_to_string(folder("models/qwen3-8b.json")).expect("a built-in file"))
+            .expect("JSON");
+    assert_eq!(
+        model_from_value("m.json", &good).expect("a built-in file"),
+        model("qwen3-8b").expect("a built-in model")
+    );
     for (pointer, value, part) in [
         ("/hidden", json!("4096"), "at `hidden`"),
         ("/hidden", json!(0), "at `hidden`"),
@@ -285,8 +304,8 @@ fn our_own_form_names_the_key_too() {
         ("/blocks/0/mlp", json!({"dens": {}}), "did you mean `dense`"),
     ] {
         let mut bad = good.clone();
-        *bad.pointer_mut(pointer).unwrap() = value.clone();
-        let text = model_from_value("m.json", &bad).unwrap_err().to_string();
+        *bad.pointer_mut(pointer).expect("a key of the file") = value.clone();
+        let text = model_from_value("m.json", &bad).expect_err("a refusal").to_string();
         assert!(text.starts_with("m.json: ") && text.contains(part), "{pointer}={value}: {text}");
     }
 }
@@ -294,26 +313,28 @@ fn our_own_form_names_the_key_too() {
 #[test]
 fn files_and_folders_are_read_where_they_lie() {
     let dir = std::env::temp_dir().join(format!("meshwright-catalog-{}", std::process::id()));
-    fs::create_dir_all(&dir).unwrap();
+    fs::create_dir_all(&dir).expect("a folder that can be made");
     let config = json!({"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
         "intermediate_size": 128, "vocab_size": 100, "max_position_embeddings": 64});
-    fs::write(dir.join("config.json"), format!("\u{feff}{config}")).unwrap();
+    fs::write(dir.join("config.json"), format!("\u{feff}{config}")).expect("a file that can be written");
     fs::write(
         dir.join("hf_quant_config.json"),
         r#"{"quantization": {"quant_algo": "NVFP4", "exclude_modules": ["lm_head", "model.layers.0.self_attn.q_a_proj"]}}"#,
     )
-    .unwrap();
-    let by_folder = model(&dir.display().to_string()).unwrap();
-    let by_file = model(&dir.join("config.json").display().to_string()).unwrap();
+    .expect("a file that can be written");
+    let by_folder = model(&dir.display().to_string()).expect("a built-in model");
+    let by_file = model(&dir.join("config.json").display().to_string()).expect("a built-in model");
     assert_eq!(by_folder, by_file);
-    assert_eq!(by_folder.name(), dir.file_name().unwrap().to_string_lossy());
+    assert_eq!(by_folder.name(), dir.file_name().expect("a folder with a name").to_string_lossy());
     assert_eq!(by_folder.quant().scope, QuantScope::Mlps);
     for (bytes, part) in [(&b"\xff\xfe"[..], "byte 0"), (b"{", "EOF"), (b"", "EOF"), (b"{\"a\": NaN}", "line 1")] {
-        fs::write(dir.join("bad.json"), bytes).unwrap();
+        fs::write(dir.join("bad.json"), bytes).expect("a file that can be written");
         let path = dir.join("bad.json").display().to_string();
-        for text in [model(&path).unwrap_err().to_string(), cluster(&path).unwrap_err().to_string()] {
+        for text in
+            [model(&path).expect_err("a refusal").to_string(), cluster(&path).expect_err("a refusal").to_string()]
+        {
             assert!(text.contains("bad.json") && text.contains(part), "{text}");
         }
     }
-    fs::remove_dir_all(&dir).unwrap();
+    fs::remove_dir_all(&dir).expect("the folder made above");
 }

@@ -435,10 +435,10 @@ mod tests {
 
     #[test]
     fn lists_and_ranges() {
-        assert_eq!(values("--tp", "2").unwrap(), [2]);
-        assert_eq!(values("--tp", "4,1,2,2").unwrap(), [1, 2, 4]);
-        assert_eq!(values("--tp", "1..=3,8").unwrap(), [1, 2, 3, 8]);
-        assert_eq!(values("--tp", "1..3").unwrap(), [1, 2]);
+        assert_eq!(values("--tp", "2").expect("a list of sizes"), [2]);
+        assert_eq!(values("--tp", "4,1,2,2").expect("a list of sizes"), [1, 2, 4]);
+        assert_eq!(values("--tp", "1..=3,8").expect("a list of sizes"), [1, 2, 3, 8]);
+        assert_eq!(values("--tp", "1..3").expect("a list of sizes"), [1, 2]);
         for bad in ["", "0", "a", "3..1", "1..", "-1", "1,,2", "99999999"] {
             assert!(values("--tp", bad).is_err(), "{bad}");
         }

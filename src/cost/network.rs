@@ -305,7 +305,7 @@ mod tests {
             (16, Collective::AllGather, 24.0, 127.0),
         ];
         for (nodes, kind, lower, upper) in facts {
-            let cluster = catalog::cluster(&format!("{}xh100", 8 * nodes)).unwrap();
+            let cluster = catalog::cluster(&format!("{}xh100", 8 * nodes)).expect("a built-in GPU in a readable shape");
             let placed = Placed { size: 8 * nodes, near: 8, tier: Tier::Network };
             let bytes = 256e6;
             let bus = bytes * kind.factor(placed.size) / collective(&cluster, placed, kind, bytes).get() / 1e9;

@@ -78,9 +78,9 @@ mod tests {
     #[test]
     fn every_layer_is_in_one_stage() {
         for name in ["deepseek-v3", "gemma-4-26b-a4b", "qwen3-235b-a22b", "llama-3-8b"] {
-            let model = catalog::model(name).unwrap();
+            let model = catalog::model(name).expect("a built-in model");
             for pp in 1..=model.layers().min(40) {
-                let mesh = Mesh::new(1, 1, pp, 1, 1, 1).unwrap();
+                let mesh = Mesh::new(1, 1, pp, 1, 1, 1).expect("factors that divide");
                 for vpp in 1..4 {
                     let plan = Plan { mesh, knobs: Knobs { vpp, ..Knobs::default() } };
                     let cut = Cut::of(Convention::Megatron, &model, &plan);

@@ -241,7 +241,7 @@ mod tests {
         let chart = chart(&[(1.0, 900.0), (50.0, 400.0), (123_456.0, 12.0)]);
         for width in [0, 40, 72, 100, 500] {
             let text = chart.text(width);
-            let plot = text.lines().filter(|l| !l.starts_with("  ")).map(str::len).max().unwrap();
+            let plot = text.lines().filter(|l| !l.starts_with("  ")).map(str::len).max().expect("at least one line");
             assert!(plot <= width.clamp(40, 120), "{width}: {plot}\n{text}");
             assert!(text.is_ascii() && text.contains("a  at <1>  (1, 900)"), "{text}");
         }

@@ -5,10 +5,11 @@ use crate::units::Seconds;
 use std::sync::atomic::AtomicBool;
 
 fn job(model: &str, cluster: &str, change: impl FnOnce(&mut Serve)) -> Job {
-    let model = catalog::model(model).unwrap();
+    let model = catalog::model(model).expect("a built-in model");
     let mut serve = Serve::of(model.quant());
     change(&mut serve);
-    Job::new(model, catalog::cluster(cluster).unwrap(), Workload::Serve(serve)).unwrap()
+    Job::new(model, catalog::cluster(cluster).expect("a built-in GPU in a readable shape"), Workload::Serve(serve))
+        .expect("a workload the model takes")
 }
 
 fn found<T>(look: impl FnOnce(&Watch<'_>) -> T) -> T {
@@ -23,7 +24,7 @@ fn a_fleet_takes_the_rate_and_one_replica_less_does_not() {
             (s.ttft, s.tpot) = (Some(Seconds::new(1.0)), Some(Seconds::new(0.04)));
         });
         let space = SpaceOptions::default();
-        let fleets = found(|w| fleets(&job, &space, &SearchOptions::default(), w)).unwrap();
+        let fleets = found(|w| fleets(&job, &space, &SearchOptions::default(), w)).expect("a job with plans that fit");
         let best = fleets.outcome.rows.first().expect("64 GPUs take it");
         assert!(best.estimate.load.capacity_per_s >= rate, "{best:?}");
         assert!(best.estimate.load.ttft.mean <= 1.0 && best.estimate.load.tpot.mean <= 0.04, "{best:?}");
@@ -45,7 +46,8 @@ fn a_fleet_takes_the_rate_and_one_replica_less_does_not() {
 #[test]
 fn a_rate_beyond_the_gpus_names_the_fleet_it_takes() {
     let job = job("llama-3-70b", "8xH100", |s| (s.arrivals, s.load) = (Arrivals::Poisson, Load::Rate(100.0)));
-    let fleets = found(|w| fleets(&job, &SpaceOptions::default(), &SearchOptions::default(), w)).unwrap();
+    let fleets = found(|w| fleets(&job, &SpaceOptions::default(), &SearchOptions::default(), w))
+        .expect("a job with plans that fit");
     assert!(fleets.outcome.rows.is_empty());
     assert!(fleets.beyond.expect("a larger fleet").plan.mesh.world() > 8);
 }
@@ -55,8 +57,8 @@ fn a_sweep_trades_speed_for_users() {
     let job = job("qwen3-30b-a3b", "8xH100", |_| {});
     let outcome = found(|w| sweep(&job, &SpaceOptions::default(), &SearchOptions::default(), w));
     assert!(outcome.rows.len() > 3);
-    let in_flight = |row: &Row| row.estimate.service().unwrap().concurrency;
-    let (first, last) = (&outcome.rows[0], outcome.rows.last().unwrap());
+    let in_flight = |row: &Row| row.estimate.service().expect("a serving estimate").concurrency;
+    let (first, last) = (&outcome.rows[0], outcome.rows.last().expect("at least one"));
     assert!(in_flight(first) > 8.0 * in_flight(last), "{} {}", in_flight(first), in_flight(last));
     for pair in outcome.rows.windows(2) {
         let (a, b) = (crate::rank::trade(&job, &pair[0]), crate::rank::trade(&job, &pair[1]));
@@ -86,7 +88,7 @@ fn pools_keep_to_the_gpus_the_targets_and_the_links() {
     }
     // DeepSeek-V3's latent cache: 70,272 bytes a token in 16 bits.
     let job = job("deepseek-v3", "32xH200", |s| s.isl = 1000);
-    let bytes = pools::transfer_bytes(&job, job.serve().unwrap());
+    let bytes = pools::transfer_bytes(&job, job.serve().expect("a serving job"));
     assert!((bytes / 70_272_000.0 - 1.0).abs() < 1e-12, "{bytes}");
 }
 

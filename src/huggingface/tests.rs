@@ -35,12 +35,13 @@ fn latent(model_type: &str) -> Value {
 }
 
 fn read(config: &Value) -> Model {
-    model("config.json", "test", config, None).unwrap()
+    model("config.json", "test", config, None).expect("a readable config")
 }
 
 fn quant(config: Value) -> (Option<Quant>, Vec<String>) {
     let (spec, notes) =
-        spec("config.json", "test", &with(moe("qwen3_moe"), json!({"quantization_config": config})), None).unwrap();
+        spec("config.json", "test", &with(moe("qwen3_moe"), json!({"quantization_config": config})), None)
+            .expect("a known format");
     (spec.quant, notes)
 }
 
@@ -55,11 +56,11 @@ fn a_llama_is_two_matrices_of_attention_and_three_of_mlp() {
 #[test]
 fn a_minimal_moe_needs_no_head_dim() {
     let m = read(&moe("qwen3_moe"));
-    let attention = m.blocks()[0].mixer.gqa().unwrap();
+    let attention = m.blocks()[0].mixer.gqa().expect("attention with heads");
     assert_eq!((attention.head_dim, attention.qk_norm), (64, QkNorm::PerHead));
     assert_eq!(m.moe().map(|e| (e.experts, e.top_k, e.ffn)), Some((8, 2, 512)));
     let odd = with(moe("qwen3_moe"), json!({"hidden_size": 1000}));
-    assert_eq!(read(&odd).blocks()[0].mixer.gqa().unwrap().head_dim, 62);
+    assert_eq!(read(&odd).blocks()[0].mixer.gqa().expect("attention with heads").head_dim, 62);
 }
 
 #[test]
@@ -78,10 +79,10 @@ fn latent_attention_is_told_by_its_rank_alone() {
     let known = read(&latent("deepseek_v3"));
     assert!(known.is_mla() && known.assumptions.is_empty());
     assert_eq!((known.spec().mtp, known.blocks().len(), known.count(0, 0, 4)), (1, 2, 1));
-    let shared = known.moe().unwrap();
+    let shared = known.moe().expect("a mixture of experts");
     assert_eq!((shared.shared_ffn, shared.groups, shared.top_groups, shared.router_bias), (1024, 4, 2, true));
     let mut config = latent("deepseek_v3");
-    config.as_object_mut().unwrap().remove("model_type");
+    config.as_object_mut().expect("an object").remove("model_type");
     let unnamed = read(&config);
     assert!(unnamed.is_mla() && unnamed.assumptions.len() == 1);
     let direct = read(&with(latent("deepseek_v2"), json!({"q_lora_rank": null, "topk_method": "greedy"})));
@@ -136,7 +137,10 @@ fn hybrids_mix_linear_and_full_attention() {
         "shared_expert_intermediate_size": 512});
     let m = read(&with(moe("qwen3_next"), linear));
     assert!(matches!(m.block_of(0).mixer, Mixer::DeltaNet(_)));
-    assert!(m.block_of(3).mixer.gqa().unwrap().output_gate && m.moe().unwrap().shared_gate);
+    assert!(
+        m.block_of(3).mixer.gqa().expect("attention with heads").output_gate
+            && m.moe().expect("a mixture of experts").shared_gate
+    );
     let mamba = json!({"hybrid_override_pattern": "ME*-", "mamba_num_heads": 8, "mamba_head_dim": 64, "n_groups": 2,
         "ssm_state_size": 64, "conv_kernel": 4, "n_routed_experts": 8, "num_experts_per_tok": 2, "n_shared_experts": 1,
         "moe_intermediate_size": 256, "moe_shared_expert_intermediate_size": 512, "mlp_hidden_act": "relu2"});
@@ -152,7 +156,8 @@ fn text_models_are_found_inside_multimodal_ones() {
     let m = read(&nested);
     assert_eq!(m.params(), read(&latent("kimi_k2")).params());
     assert!(m.assumptions[0].contains("only the text model"), "{:?}", m.assumptions);
-    let text = model("c.json", "x", &json!({"text_config": {"hidden_size": "8"}}), None).unwrap_err().to_string();
+    let text =
+        model("c.json", "x", &json!({"text_config": {"hidden_size": "8"}}), None).expect_err("a refusal").to_string();
     assert!(text.contains("at `text_config.hidden_size`"), "{text}");
 }
 
@@ -170,7 +175,7 @@ fn weight_formats_are_recognised() {
     let told = |config| {
         let (quant, notes) = quant(config);
         assert!(notes.is_empty(), "{notes:?}");
-        let quant = quant.unwrap();
+        let quant = quant.expect("a known format");
         (quant.format, quant.scope)
     };
     let group = |weights: Value, ignore: Value| json!({"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": weights}}, "ignore": ignore});
@@ -217,7 +222,7 @@ fn nonsense_is_refused_by_name() {
         json!(null),
     ];
     for good in [dense("llama"), moe("qwen3_moe"), latent("deepseek_v3")] {
-        let keys: Vec<String> = good.as_object().unwrap().keys().cloned().collect();
+        let keys: Vec<String> = good.as_object().expect("an object").keys().cloned().collect();
         for key in keys.iter().filter(|key| *key != "model_type") {
             for bad in &nonsense {
                 let config = with(good.clone(), Value::Object(Map::from_iter([(key.clone(), bad.clone())])));
@@ -238,11 +243,11 @@ fn nonsense_is_refused_by_name() {
 fn needed_keys_and_wrong_types_are_named() {
     for key in ["hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size"] {
         let mut config = dense("llama");
-        config.as_object_mut().unwrap().remove(key);
-        let text = model("c.json", "x", &config, None).unwrap_err().to_string();
+        config.as_object_mut().expect("an object").remove(key);
+        let text = model("c.json", "x", &config, None).expect_err("a refusal").to_string();
         assert!(text.contains(&format!("c.json: at `{key}`: is missing: write a whole number from 1")), "{text}");
         let wrong = with(dense("llama"), json!({key: "4096"}));
-        let text = model("c.json", "x", &wrong, None).unwrap_err().to_string();
+        let text = model("c.json", "x", &wrong, None).expect_err("a refusal").to_string();
         assert!(text.contains(&format!("at `{key}`: `\"4096\"` is not allowed: a whole number")), "{text}");
     }
     for (more, part) in [
@@ -258,7 +263,7 @@ fn needed_keys_and_wrong_types_are_named() {
         (json!({"quantization_config": "fp8"}), "at `quantization_config`"),
         (json!({"quantization_config": {"quant_method": 8}}), "at `quantization_config.quant_method`"),
     ] {
-        let text = model("c.json", "x", &with(dense("llama"), more), None).unwrap_err().to_string();
+        let text = model("c.json", "x", &with(dense("llama"), more), None).expect_err("a refusal").to_string();
         assert!(text.contains(part), "{text}");
     }
     for value in [json!(null), json!([]), json!("x"), json!(3), json!({}), json!({"text_config": 3})] {

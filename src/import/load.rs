@@ -124,11 +124,11 @@ mod tests {
     fn lengths_in_every_form() {
         let read = |value: Value| length("flags", "serve.isl", &value);
         for point in [json!(4096), json!("4096"), json!([4096])] {
-            assert_eq!(read(point.clone()).unwrap(), Length::point(4096), "{point}");
+            assert_eq!(read(point.clone()).expect("a readable length"), Length::point(4096), "{point}");
         }
-        let spread = read(json!("3000,2000,9000")).unwrap();
+        let spread = read(json!("3000,2000,9000")).expect("a readable length");
         assert_eq!((spread.mean, spread.spread.p95), (3000, 9000));
-        assert_eq!(read(json!({"mean": 3000, "p50": 2000, "p95": 9000})).unwrap(), spread);
+        assert_eq!(read(json!({"mean": 3000, "p50": 2000, "p95": 9000})).expect("a readable length"), spread);
         for bad in [
             json!(0),
             json!(1.5),
@@ -141,9 +141,9 @@ mod tests {
             json!({"mean": 1}),
             json!(null),
         ] {
-            let error = read(bad.clone()).unwrap_err().to_string();
+            let error = read(bad.clone()).expect_err("a refusal").to_string();
             assert!(error.contains("serve.isl"), "{bad}: {error}");
         }
-        assert!(read(json!("no/such/file.csv")).unwrap_err().to_string().contains("no/such/file.csv"));
+        assert!(read(json!("no/such/file.csv")).expect_err("a refusal").to_string().contains("no/such/file.csv"));
     }
 }

@@ -26,8 +26,8 @@ impl Folder {
         let _ = std::fs::remove_dir_all(&path);
         for (file, bytes) in files {
             let file = path.join(file);
-            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
-            std::fs::write(file, bytes).unwrap();
+            std::fs::create_dir_all(file.parent().expect("a file in a folder")).expect("a folder that can be made");
+            std::fs::write(file, bytes).expect("a file that can be written");
         }
         Self(path)
     }
@@ -51,15 +51,15 @@ fn the_json_is_the_contract() {
     assert_eq!(json["gpus"]["available"], 16);
     assert_eq!(json["gpus"]["needed"], 32);
     assert_eq!(json["gpus"]["formula"], "TP*EP*PP*DP = 2*4*2*2 = 32");
-    let violations = json["violations"].as_array().unwrap();
+    let violations = json["violations"].as_array().expect("a list");
     assert!(violations.iter().all(|v| v["message"].is_string() && v["claimed"].is_number() && v["actual"].is_number()));
-    let frameworks: Vec<&String> = json["by_framework"].as_object().unwrap().keys().collect();
+    let frameworks: Vec<&String> = json["by_framework"].as_object().expect("an object").keys().collect();
     assert_eq!(frameworks, ["product", "megatron", "bridge", "torchtitan", "deepspeed", "vllm", "sglang", "trtllm"]);
-    for reading in json["by_framework"].as_object().unwrap().values() {
+    for reading in json["by_framework"].as_object().expect("an object").values() {
         assert!(reading["holds"].is_boolean() && reading["needed"].is_number());
         assert!(reading["formula"].is_string() && reading["why"].is_string());
     }
-    for fix in json["fixes"].as_array().unwrap() {
+    for fix in json["fixes"].as_array().expect("a list") {
         assert!(fix["change"].is_string() && fix["plan"].is_string() && fix["holds"] == true, "{fix}");
     }
 }
@@ -79,7 +79,7 @@ fn a_folder_is_linted_file_by_file() {
             (".hidden.md", b"TP 0"),
         ],
     );
-    let outcome = run(&folder.request()).unwrap();
+    let outcome = run(&folder.request()).expect("a readable document");
     let names: Vec<(bool, String)> =
         outcome.files.iter().map(|f| (f.holds(), f.file.rsplit('/').next().unwrap_or_default().to_owned())).collect();
     let expected = [(true, "a-good.yaml"), (false, "bad.md"), (false, "broken.json"), (false, "zero.txt")];
@@ -89,13 +89,13 @@ fn a_folder_is_linted_file_by_file() {
     let text = render(&outcome, VerifyFormat::Table);
     assert!(text.contains("bad.md: FAILS: world: TP*EP*PP*DP = 2*4*2*2 = 32"), "{text}");
     assert!(text.contains("4 checked, 3 fail; 3 skipped"), "{text}");
-    let json: Value = serde_json::from_str(&render(&outcome, VerifyFormat::Json)).unwrap();
+    let json: Value = serde_json::from_str(&render(&outcome, VerifyFormat::Json)).expect("JSON");
     assert_eq!(json.as_array().map(Vec::len), Some(4));
     assert_eq!(render(&outcome, VerifyFormat::Jsonl).lines().count(), 4);
     assert!(render(&outcome, VerifyFormat::Markdown).starts_with("| plan | verdict |"));
 
     let empty = Folder::new("empty", &[("readme.txt", b"nothing")]);
-    assert!(run(&empty.request()).unwrap_err().to_string().contains("at least one plan"));
+    assert!(run(&empty.request()).expect_err("a refusal").to_string().contains("at least one plan"));
 }
 
 #[test]
@@ -104,12 +104,13 @@ fn sarif_and_junit_are_well_formed() {
         "ci",
         &[("a \"<&>' 1.md", MISSION.as_bytes()), ("note.txt", b"no plan"), ("good.txt", b"tp2 ep4 pp2 dp1 on 16 GPUs")],
     );
-    let outcome = run(&folder.request()).unwrap();
-    let sarif: Value = serde_json::from_str(&render(&outcome, VerifyFormat::Sarif)).unwrap();
+    let outcome = run(&folder.request()).expect("a readable document");
+    let sarif: Value = serde_json::from_str(&render(&outcome, VerifyFormat::Sarif)).expect("JSON");
     assert_eq!(sarif["version"], "2.1.0");
     let run = &sarif["runs"][0];
-    let results = run["results"].as_array().unwrap();
-    let rules: Vec<&Value> = run["tool"]["driver"]["rules"].as_array().unwrap().iter().map(|r| &r["id"]).collect();
+    let results = run["results"].as_array().expect("a list");
+    let rules: Vec<&Value> =
+        run["tool"]["driver"]["rules"].as_array().expect("a list").iter().map(|r| &r["id"]).collect();
     assert!(!results.is_empty() && results.iter().all(|r| rules.contains(&&r["ruleId"])));
     assert!(
         results
@@ -117,7 +118,7 @@ fn sarif_and_junit_are_well_formed() {
             .any(|r| { r["level"] == "error" && r["locations"][0]["physicalLocation"]["region"]["startLine"] == 16 })
     );
     let uri = &results[0]["locations"][0]["physicalLocation"]["artifactLocation"]["uri"];
-    assert!(uri.as_str().unwrap().ends_with("a%20%22%3C&%3E'%201.md"), "{uri}");
+    assert!(uri.as_str().expect("a string").ends_with("a%20%22%3C&%3E'%201.md"), "{uri}");
     let xml = render(&outcome, VerifyFormat::Junit);
     assert!(xml.contains("tests=\"3\" failures=\"1\" errors=\"0\" skipped=\"1\""), "{xml}");
     assert!(xml.contains("a &quot;&lt;&amp;&gt;&apos; 1.md"), "{xml}");
@@ -130,10 +131,10 @@ fn balanced(xml: &str) {
     for part in xml.split('<').skip(1) {
         let (tag, text) = part.split_once('>').expect("a tag ends");
         for entity in text.split('&').skip(1).chain(tag.split('&').skip(1)) {
-            let name = entity.split(';').next().unwrap();
+            let name = entity.split(';').next().expect("at least one");
             assert!(["amp", "lt", "gt", "quot", "apos"].contains(&name), "{entity}");
         }
-        let name = tag.split([' ', '/']).next().unwrap();
+        let name = tag.split([' ', '/']).next().expect("at least one");
         if let Some(closed) = tag.strip_prefix('/') {
             assert_eq!(open.pop(), Some(closed));
         } else if !tag.ends_with(['/', '?']) {
@@ -162,11 +163,11 @@ fn what_is_no_plan_is_an_error_of_one_line() {
     says("a.txt", b"TP 2 on 99999999 GPUs", &["line 1: available_gpus", "99999999", "1048576"]);
     says("a.txt", b"TP 2 on 0 GPUs", &["available_gpus", "`0`"]);
     let missing = VerifyRequest { paths: vec!["no/such/plan.md".into()], ..plain() };
-    assert!(run(&missing).unwrap_err().to_string().contains("no/such/plan.md"));
-    assert!(run(&plain()).unwrap_err().to_string().contains("PATH"));
+    assert!(run(&missing).expect_err("a refusal").to_string().contains("no/such/plan.md"));
+    assert!(run(&plain()).expect_err("a refusal").to_string().contains("PATH"));
     let noise = Folder::new("noise", &[("noise.txt", &vec![b'x'; 10 << 20])]);
     let request = VerifyRequest { paths: vec![noise.0.join("noise.txt").display().to_string()], ..plain() };
-    assert!(run(&request).unwrap_err().to_string().contains("larger than"));
+    assert!(run(&request).expect_err("a refusal").to_string().contains("larger than"));
 }
 
 #[test]
@@ -177,19 +178,26 @@ fn flags_are_facts_and_are_checked() {
         request
     };
     let plan = b"TP 2, EP 4, PP 2, DP 2".as_slice();
-    assert!(run_on("a.txt", plan, &with(&|r| r.gpus = Some(32))).unwrap().holds());
-    assert!(run_on("a.txt", plan, &with(&|r| r.cluster = Some("4x8xH100".into()))).unwrap().holds());
-    assert!(!run_on("a.txt", plan, &with(&|r| r.gpus = Some(16))).unwrap().holds());
+    assert!(run_on("a.txt", plan, &with(&|r| r.gpus = Some(32))).expect("a readable document").holds());
+    assert!(
+        run_on("a.txt", plan, &with(&|r| r.cluster = Some("4x8xH100".into()))).expect("a readable document").holds()
+    );
+    assert!(!run_on("a.txt", plan, &with(&|r| r.gpus = Some(16))).expect("a readable document").holds());
     let experts = with(&|r| (r.gpus, r.experts) = (Some(32), Some(66)));
-    assert_eq!(run_on("a.txt", plan, &experts).unwrap().violations().next().map(|f| f.rule), Some("experts"));
+    assert_eq!(
+        run_on("a.txt", plan, &experts).expect("a readable document").violations().next().map(|f| f.rule),
+        Some("experts")
+    );
     // Heads of the model: 32 query heads, 4 KV heads.
     let heads = with(&|r| (r.gpus, r.model) = (Some(3), Some("qwen3-30b-a3b".into())));
-    let verdict = run_on("a.txt", b"TP 3", &heads).unwrap();
+    let verdict = run_on("a.txt", b"TP 3", &heads).expect("a readable document");
     assert!(verdict.violations().any(|f| f.rule == "heads" && f.message.contains("32")), "{:?}", verdict.findings);
-    let named = run_on("a.txt", b"Qwen3-30B-A3B on 3 H100 GPUs, TP 3, Megatron-LM", &plain()).unwrap();
+    let named =
+        run_on("a.txt", b"Qwen3-30B-A3B on 3 H100 GPUs, TP 3, Megatron-LM", &plain()).expect("a readable document");
     assert!(named.violations().any(|f| f.rule == "heads") && named.named, "{:?}", named.findings);
     // Case of the parameters alone: 235 billion of them do not fit on 8 GPUs in training.
-    let big = run_on("a.txt", b"Qwen3-235B-A22B on 8 H100 GPUs, TP 8, Megatron-LM", &plain()).unwrap();
+    let big =
+        run_on("a.txt", b"Qwen3-235B-A22B on 8 H100 GPUs, TP 8, Megatron-LM", &plain()).expect("a readable document");
     assert!(big.violations().any(|f| f.rule == "memory"), "{:?}", big.findings);
     // A document seldom tells the layout of its stages: only stages that no counting makes even are against it.
     for (text, holds) in [
@@ -198,7 +206,7 @@ fn flags_are_facts_and_are_checked() {
         ("Qwen3-235B-A22B, Megatron-LM: TP1 PP8 EP8 ETP1 on 64 GPUs", true),
         ("DeepSeek-V2 (60 layers), Megatron-LM: TP1 PP8 on 64 GPUs", false),
     ] {
-        let verdict = run_on("a.txt", text.as_bytes(), &plain()).unwrap();
+        let verdict = run_on("a.txt", text.as_bytes(), &plain()).expect("a readable document");
         assert_eq!(verdict.holds(), holds, "{text}: {:?}", verdict.findings);
         assert!(verdict.findings.iter().any(|f| f.rule == "layers"), "{text}");
     }
@@ -225,7 +233,9 @@ fn a_job_file_is_judged_in_full() {
             "framework": "{framework}", "plan": "{plan}"}}"#
         )
     };
-    let verdict = |plan: &str, framework: &str| run_on("job.json", job(plan, framework).as_bytes(), &plain()).unwrap();
+    let verdict = |plan: &str, framework: &str| {
+        run_on("job.json", job(plan, framework).as_bytes(), &plain()).expect("a readable document")
+    };
     assert!(verdict("tp8 pp2 dp1 ep=false", "vllm").holds());
     let broken = verdict("tp5 pp1 dp1 ep=false", "vllm");
     assert!(broken.violations().any(|f| f.rule == "heads"), "{:?}", broken.findings);

@@ -199,7 +199,7 @@ mod tests {
 
     #[test]
     fn megatrons_tables_of_sixteen() {
-        let one = map(Convention::Megatron, Mesh::new(2, 1, 2, 4, 4, 1).unwrap());
+        let one = map(Convention::Megatron, Mesh::new(2, 1, 2, 4, 4, 1).expect("factors that divide"));
         let pairs = "[0,1][2,3][4,5][6,7][8,9][10,11][12,13][14,15]";
         let strided = "[0,2,4,6][1,3,5,7][8,10,12,14][9,11,13,15]";
         let fours = "[0,1,2,3][4,5,6,7][8,9,10,11][12,13,14,15]";
@@ -211,11 +211,11 @@ mod tests {
         assert!(one.groups(GroupKind::Etp).iter().all(|g| g.len() == 1));
         assert_eq!(text(&one.groups(GroupKind::Pp)), "[0,8][1,9][2,10][3,11][4,12][5,13][6,14][7,15]");
         assert_eq!(one.embedding_groups(), one.groups(GroupKind::Pp));
-        let two = map(Convention::Megatron, Mesh::new(2, 1, 2, 4, 4, 2).unwrap());
+        let two = map(Convention::Megatron, Mesh::new(2, 1, 2, 4, 4, 2).expect("factors that divide"));
         assert_eq!(text(&two.groups(GroupKind::Etp)), pairs);
         assert_eq!(text(&two.groups(GroupKind::Ep)), strided);
         assert!(two.groups(GroupKind::Edp).iter().all(|g| g.len() == 1));
-        let cp = map(Convention::Megatron, Mesh::new(2, 2, 2, 2, 4, 1).unwrap());
+        let cp = map(Convention::Megatron, Mesh::new(2, 2, 2, 2, 4, 1).expect("factors that divide"));
         assert!(text(&cp.groups(GroupKind::Cp)).starts_with("[0,2][1,3][4,6]"));
         assert!(text(&cp.groups(GroupKind::Dp)).starts_with("[0,4][1,5][2,6]"));
         assert_eq!(text(&cp.groups(GroupKind::DpCp)), strided);
@@ -224,19 +224,19 @@ mod tests {
 
     #[test]
     fn torchtitan_and_deepspeed_of_sixteen() {
-        let titan = map(Convention::Torchtitan, Mesh::new(2, 1, 2, 4, 4, 1).unwrap());
+        let titan = map(Convention::Torchtitan, Mesh::new(2, 1, 2, 4, 4, 1).expect("factors that divide"));
         assert_eq!(text(&titan.groups(GroupKind::Ep)), "[0,1,2,3][4,5,6,7][8,9,10,11][12,13,14,15]");
         assert!(text(&titan.groups(GroupKind::Edp)).starts_with("[0,4][1,5]"));
-        let classic = map(Convention::Deepspeed, Mesh::new(2, 1, 2, 4, 4, 2).unwrap());
+        let classic = map(Convention::Deepspeed, Mesh::new(2, 1, 2, 4, 4, 2).expect("factors that divide"));
         assert_eq!(text(&classic.groups(GroupKind::Ep)), "[0,2,4,6][1,3,5,7][8,10,12,14][9,11,13,15]");
         assert!(classic.groups(GroupKind::Edp).iter().all(|g| g.len() == 1));
-        let auto = map(Convention::Deepspeed, Mesh::new(2, 1, 1, 8, 4, 1).unwrap());
+        let auto = map(Convention::Deepspeed, Mesh::new(2, 1, 1, 8, 4, 1).expect("factors that divide"));
         assert!(text(&auto.groups(GroupKind::Edp)).starts_with("[0,4,8,12]"));
     }
 
     #[test]
     fn vllm_of_sixteen() {
-        let map = map(Convention::Vllm, Mesh::new(2, 1, 2, 4, 8, 1).unwrap());
+        let map = map(Convention::Vllm, Mesh::new(2, 1, 2, 4, 8, 1).expect("factors that divide"));
         assert!(text(&map.groups(GroupKind::Tp)).starts_with("[0,1][2,3]"));
         assert!(text(&map.groups(GroupKind::Pp)).starts_with("[0,2][1,3][4,6]"));
         assert_eq!(text(&map.groups(GroupKind::Ep)), "[0,1,4,5,8,9,12,13][2,3,6,7,10,11,14,15]");
@@ -248,14 +248,14 @@ mod tests {
 
     #[test]
     fn sglang_and_tensorrt_llm_of_sixteen() {
-        let all = map(Convention::Sglang, Mesh::new(2, 1, 2, 4, 8, 1).unwrap());
+        let all = map(Convention::Sglang, Mesh::new(2, 1, 2, 4, 8, 1).expect("factors that divide"));
         assert_eq!(text(&all.groups(GroupKind::Ep)), "[0,1,2,3,4,5,6,7][8,9,10,11,12,13,14,15]");
         assert!(text(&all.groups(GroupKind::Tp)).starts_with("[0,1][2,3]"));
         assert!(text(&all.groups(GroupKind::Pp)).starts_with("[0,8]"));
-        let half = map(Convention::Sglang, Mesh::new(2, 1, 2, 4, 4, 2).unwrap());
+        let half = map(Convention::Sglang, Mesh::new(2, 1, 2, 4, 4, 2).expect("factors that divide"));
         assert!(text(&half.groups(GroupKind::Ep)).starts_with("[0,2,4,6][1,3,5,7]"));
         assert!(text(&half.groups(GroupKind::Etp)).starts_with("[0,1]"));
-        let trt = map(Convention::Trtllm, Mesh::new(8, 1, 2, 1, 4, 2).unwrap());
+        let trt = map(Convention::Trtllm, Mesh::new(8, 1, 2, 1, 4, 2).expect("factors that divide"));
         assert!(text(&trt.groups(GroupKind::Ep)).starts_with("[0,1,2,3][4,5,6,7]"));
         assert!(text(&trt.groups(GroupKind::Etp)).starts_with("[0,4][1,5]"));
     }
@@ -283,7 +283,7 @@ mod tests {
             if stage % (ep * etp) != 0 {
                 continue;
             }
-            let mesh = Mesh::new(tp, cp, pp, dp * replicas, ep, etp).unwrap();
+            let mesh = Mesh::new(tp, cp, pp, dp * replicas, ep, etp).expect("factors that divide");
             let knobs = Knobs { replicas, ..Knobs::default() };
             let map = rank_map(convention, &mesh, &knobs, 8);
             seen += 1;

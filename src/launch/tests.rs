@@ -73,7 +73,7 @@ fn model(name: &str, mixer: Mixer, with_experts: bool) -> Model {
         blocks: if with_experts { vec![dense, sparse] } else { vec![dense] },
         layers,
     })
-    .unwrap()
+    .expect("a consistent model")
 }
 
 fn models() -> [Model; 3] {
@@ -126,7 +126,7 @@ fn training(model: &Model, nodes: u32, dice: &mut Dice) -> Job {
         moe_balance: 1.0,
         mtp_layers: 0,
     };
-    Job::new(model.clone(), cluster(nodes), Workload::Train(train)).unwrap()
+    Job::new(model.clone(), cluster(nodes), Workload::Train(train)).expect("a workload the model takes")
 }
 
 fn serving(model: &Model, nodes: u32, dice: &mut Dice) -> Job {
@@ -138,7 +138,7 @@ fn serving(model: &Model, nodes: u32, dice: &mut Dice) -> Job {
         memory_fraction: Some(0.9),
         ..Serve::of(Quant::NONE)
     };
-    Job::new(model.clone(), cluster(nodes), Workload::Serve(serve)).unwrap()
+    Job::new(model.clone(), cluster(nodes), Workload::Serve(serve)).expect("a workload the model takes")
 }
 
 /// A random plan; most of them a given framework cannot say.
@@ -220,7 +220,7 @@ fn said(draft: &Draft, framework: Framework) -> Draft {
     }
     match framework {
         Framework::Megatron | Framework::Bridge => {
-            d.etp = Some(d.etp.unwrap_or(if d.ep == Some(1) { d.tp.unwrap() } else { 0 }));
+            d.etp = Some(d.etp.unwrap_or(if d.ep == Some(1) { d.tp.expect("a draft that says its TP") } else { 0 }));
         }
         Framework::Vllm => d.ep = None,
         Framework::Trtllm => d.attention_dp = Some(d.attention_dp.unwrap_or(false)),
@@ -267,7 +267,7 @@ fn round_trip(framework: Framework, seed: u64) {
         let purpose = if framework.serves() { Purpose::Serve } else { Purpose::Train };
         // The text form leaves these out, or does not read them back.
         let plain = Plan { knobs: Knobs { dcp: 1, ..plan.knobs }, ..plan };
-        let mut wanted = Draft::parse(&plain.text(convention, purpose), convention).unwrap();
+        let mut wanted = Draft::parse(&plain.text(convention, purpose), convention).expect("a plan in its notation");
         wanted.knobs.dcp = plan.knobs.dcp;
         if framework == Framework::Trtllm && model.moe().is_none() {
             (wanted.moe_tp, wanted.moe_ep) = (None, None);
@@ -352,8 +352,9 @@ fn sixteen(framework: Framework, mesh: Mesh, knobs: Knobs) -> Result<Launch, Not
 
 #[test]
 fn megatron_says_every_size_on_every_node() {
-    let mesh = Mesh::new(2, 1, 2, 4, 4, 1).unwrap();
-    let out = sixteen(Framework::Megatron, mesh, Knobs { recompute: Recompute::Full, ..Knobs::default() }).unwrap();
+    let mesh = Mesh::new(2, 1, 2, 4, 4, 1).expect("factors that divide");
+    let out = sixteen(Framework::Megatron, mesh, Knobs { recompute: Recompute::Full, ..Knobs::default() })
+        .expect("a plan the framework starts");
     assert_eq!(out.commands.len(), 2);
     let text = &out.commands[1].text;
     for part in [
@@ -375,8 +376,8 @@ fn megatron_says_every_size_on_every_node() {
 fn latent_attention_has_its_flags() {
     let mut dice = Dice::new(3);
     let job = training(&models()[2], 1, &mut dice);
-    let plan = Plan { mesh: Mesh::new(1, 1, 1, 8, 8, 1).unwrap(), knobs: Knobs::default() };
-    let text = &launch(&job, &plan, Framework::Megatron).unwrap().commands[0].text;
+    let plan = Plan { mesh: Mesh::new(1, 1, 1, 8, 8, 1).expect("factors that divide"), knobs: Knobs::default() };
+    let text = &launch(&job, &plan, Framework::Megatron).expect("a plan the framework starts").commands[0].text;
     let flags = ["--multi-latent-attention", "--q-lora-rank 1536", "--kv-lora-rank 512", "--qk-pos-emb-head-dim 64"];
     assert!(flags.iter().all(|flag| text.contains(flag)), "{text}");
     assert!(!text.contains("--group-query-attention") && !text.contains("CUDA_DEVICE_MAX"), "{text}");
@@ -384,31 +385,33 @@ fn latent_attention_has_its_flags() {
 
 #[test]
 fn what_cannot_be_said_names_the_nearest() {
-    let four = Mesh::new(2, 1, 2, 4, 4, 1).unwrap();
+    let four = Mesh::new(2, 1, 2, 4, 4, 1).expect("factors that divide");
     let none = Knobs::default();
-    let error = sixteen(Framework::Vllm, four, none).unwrap_err();
+    let error = sixteen(Framework::Vllm, four, none).expect_err("a refusal");
     assert_eq!(error.nearest.map(|m| (m.ep(), m.etp())), Some((8, 1)));
-    let error = sixteen(Framework::Trtllm, four, none).unwrap_err();
+    let error = sixteen(Framework::Trtllm, four, none).expect_err("a refusal");
     assert!(error.nearest.is_some() && !error.to_string().contains('\n'));
-    let cut = Mesh::new(2, 1, 2, 4, 4, 2).unwrap();
-    let error = sixteen(Framework::Torchtitan, cut, none).unwrap_err();
+    let cut = Mesh::new(2, 1, 2, 4, 4, 2).expect("factors that divide");
+    let error = sixteen(Framework::Torchtitan, cut, none).expect_err("a refusal");
     assert_eq!(error.nearest.map(|m| (m.ep(), m.etp())), Some((8, 1)));
     assert!(sixteen(Framework::Deepspeed, four, none).is_err());
     assert!(sixteen(Framework::Deepspeed, cut, none).is_ok());
     assert!(sixteen(Framework::Megatron, cut, Knobs { schedule: Schedule::DualPipe, ..none }).is_err());
-    let large = Mesh::new(8, 1, 4, 1, 1, 8).unwrap();
-    assert!(sixteen(Framework::Megatron, large, none).unwrap_err().reason.contains("32 GPUs"));
+    let large = Mesh::new(8, 1, 4, 1, 1, 8).expect("factors that divide");
+    assert!(sixteen(Framework::Megatron, large, none).expect_err("a refusal").reason.contains("32 GPUs"));
 }
 
 #[test]
 fn replicas_on_one_node_see_their_own_gpus() {
     let knobs = Knobs { replicas: 4, ..Knobs::default() };
-    let out = sixteen(Framework::Vllm, Mesh::new(4, 1, 1, 4, 1, 4).unwrap(), knobs).unwrap();
+    let out = sixteen(Framework::Vllm, Mesh::new(4, 1, 1, 4, 1, 4).expect("factors that divide"), knobs)
+        .expect("a plan the framework starts");
     let seen: Vec<(u32, bool)> =
         out.commands.iter().map(|c| (c.node, c.text.starts_with("CUDA_VISIBLE_DEVICES=4,5,6,7 "))).collect();
     assert_eq!(seen, [(0, false), (0, true), (1, false), (1, true)]);
     assert!(out.commands[1].text.contains("--port 8001"));
-    let wide = sixteen(Framework::Vllm, Mesh::new(2, 1, 2, 4, 8, 1).unwrap(), Knobs::default()).unwrap();
+    let wide = sixteen(Framework::Vllm, Mesh::new(2, 1, 2, 4, 8, 1).expect("factors that divide"), Knobs::default())
+        .expect("a plan the framework starts");
     assert!(wide.commands[0].text.contains("-tp 2 -pp 2 -dp 4"));
     assert!(wide.commands[0].text.contains("--nnodes 2 --node-rank 0 --master-addr $MASTER_ADDR"));
     assert!(wide.commands[1].text.contains("--node-rank 1 --master-addr $MASTER_ADDR --headless"));
@@ -419,9 +422,10 @@ fn speculative_tokens_are_started_or_told_to_be_missing() {
     let of = |mtp: u32, framework: Framework| {
         let spec = ModelSpec { mtp, ..models()[1].spec().clone() };
         let serve = Serve { mtp: 2, ..Serve::of(Quant::NONE) };
-        let job = Job::new(Model::new(spec).unwrap(), cluster(1), Workload::Serve(serve)).unwrap();
-        let plan = Plan { mesh: Mesh::new(8, 1, 1, 1, 1, 8).unwrap(), knobs: Knobs::default() };
-        let launch = launch(&job, &plan, framework).unwrap();
+        let job = Job::new(Model::new(spec).expect("a consistent model"), cluster(1), Workload::Serve(serve))
+            .expect("a workload the model takes");
+        let plan = Plan { mesh: Mesh::new(8, 1, 1, 1, 1, 8).expect("factors that divide"), knobs: Knobs::default() };
+        let launch = launch(&job, &plan, framework).expect("a plan the framework starts");
         printed(&launch) + &launch.notes.join("\n")
     };
     for (framework, flag) in [
@@ -439,9 +443,9 @@ fn speculative_tokens_are_started_or_told_to_be_missing() {
 fn names_from_outside_cannot_run_anything() {
     let mut dice = Dice::new(1);
     let job = serving(&model("x; touch /tmp/owned", gqa(), false), 1, &mut dice);
-    let plan = Plan { mesh: Mesh::new(8, 1, 1, 1, 1, 8).unwrap(), knobs: Knobs::default() };
+    let plan = Plan { mesh: Mesh::new(8, 1, 1, 1, 1, 8).expect("factors that divide"), knobs: Knobs::default() };
     for framework in [Framework::Vllm, Framework::Sglang, Framework::Trtllm] {
-        let out = launch(&job, &plan, framework).unwrap();
+        let out = launch(&job, &plan, framework).expect("a plan the framework starts");
         assert!(out.commands[0].text.contains("'x; touch /tmp/owned'"));
     }
 }

@@ -329,23 +329,24 @@ mod tests {
 
     #[test]
     fn any_order_case_and_separator() {
-        let a = Draft::parse("tp2 ep4 pp2 dp1 mb1", Convention::Product).unwrap();
+        let a = Draft::parse("tp2 ep4 pp2 dp1 mb1", Convention::Product).expect("a plan in its notation");
         for other in ["TP2xEP4xPP2xDP1 mb1", "dp=1, pp=2, ep=4, tp=2, micro_batch=1", "pp2,tp2,ep4,dp1"] {
-            assert_eq!(Draft::parse(other, Convention::Product).unwrap(), a, "{other}");
+            assert_eq!(Draft::parse(other, Convention::Product).expect("a plan in its notation"), a, "{other}");
         }
     }
 
     #[test]
     fn bad_words_name_what_is_allowed() {
         for bad in ["", "tp", "tp0", "tp2 tp4", "tq2", "tp1.5", "recompute=some", "zero=4", "tp99999999999"] {
-            let error = Draft::parse(bad, Convention::Product).unwrap_err();
+            let error = Draft::parse(bad, Convention::Product).expect_err("a refusal");
             assert!(!error.allowed.is_empty(), "{bad}");
         }
     }
 
     #[test]
     fn modules_round_trip() {
-        let draft = Draft::parse("tp2 recompute=core_attn+moe_act", Convention::Megatron).unwrap();
+        let draft =
+            Draft::parse("tp2 recompute=core_attn+moe_act", Convention::Megatron).expect("a plan in its notation");
         assert_eq!(draft.knobs.recompute.to_string(), "core_attn+moe_act");
         assert_eq!(Recompute::SELECTIVE.to_string(), "selective");
     }

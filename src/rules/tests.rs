@@ -103,13 +103,14 @@ fn serve(format: WeightFormat) -> Workload {
 }
 
 fn job(spec: ModelSpec, gpus: u32, workload: Workload) -> Job {
-    Job::new(Model::new(spec).unwrap(), cluster(gpus), workload).unwrap()
+    Job::new(Model::new(spec).expect("a consistent model"), cluster(gpus), workload)
+        .expect("a workload the model takes")
 }
 
 /// The ids of the rules a plan breaks.
 fn refused(job: &Job, framework: Option<Framework>, plan: &str) -> Vec<&'static str> {
     let convention = framework.map_or(Convention::Product, Framework::convention);
-    let resolution = judge(job, framework, &Draft::parse(plan, convention).unwrap());
+    let resolution = judge(job, framework, &Draft::parse(plan, convention).expect("a plan in its notation"));
     if resolution.rejections.is_empty() {
         assert!(resolution.plan.is_some(), "{plan}: accepted without grids");
     }
@@ -181,7 +182,7 @@ fn megatron_rules_fire_and_rest() {
     let uneven = job(ModelSpec { hidden: 2050, ..spec(DENSE) }, 8, train(4096, 64));
     assert_eq!(refused(&uneven, Some(Framework::Megatron), "tp2"), ["hidden-heads"]);
     let mut biased = spec(SPARSE);
-    biased.blocks[0].mlp.moe.as_mut().unwrap().bias = true;
+    biased.blocks[0].mlp.moe.as_mut().expect("a mixture of experts").bias = true;
     let biased = job(biased, 8, train(4096, 64));
     assert_eq!(refused(&biased, Some(Framework::Megatron), "tp2 ep2"), ["expert-bias"]);
     assert!(refused(&biased, Some(Framework::Megatron), "tp2 ep2 etp1").is_empty());
@@ -196,7 +197,7 @@ fn linear_heads_and_shared_experts() {
     let mut linear = spec(SPARSE);
     let net = DeltaNet { key_heads: 4, value_heads: 8, key_dim: 128, value_dim: 128, conv: 4 };
     linear.blocks[0].mixer = Mixer::DeltaNet(net);
-    linear.blocks[0].mlp.moe.as_mut().unwrap().shared_ffn = 1026;
+    linear.blocks[0].mlp.moe.as_mut().expect("a mixture of experts").shared_ffn = 1026;
     let job = job(linear, 8, train(4096, 64));
     assert_eq!(refused(&job, None, "tp8"), ["shared-ffn", "linear-heads"]);
     assert!(refused(&job, None, "tp2 dp4").is_empty());
@@ -322,25 +323,27 @@ fn trtllm_rules_fire_and_rest() {
 fn a_launch_that_the_build_refuses() {
     let odd = job(spec([24, 2048, 16, 4, 5632, 66, 1408]), 8, serve(WeightFormat::Bf16));
     for (text, rule) in [("tp8 ep4", Rule::Experts), ("tp4 ep4", Rule::Experts)] {
-        let draft = Draft::parse(text, Convention::Sglang).unwrap();
+        let draft = Draft::parse(text, Convention::Sglang).expect("a plan in its notation");
         let resolution = judge(&odd, Some(Framework::Sglang), &draft);
         assert!(resolution.rejections.is_empty(), "{text}");
         let mut built = Vec::new();
-        check_build(&odd, Some(Framework::Sglang), &resolution.plan.unwrap(), &mut built);
+        check_build(&odd, Some(Framework::Sglang), &resolution.plan.expect("a plan that resolves"), &mut built);
         assert_eq!(built[0].rule, rule, "{text}");
     }
     let few = job(spec([24, 2048, 16, 4, 5632, 4, 1408]), 16, serve(WeightFormat::Bf16));
-    let plan = resolve(&few, &Draft::parse("tp16", Convention::Sglang).unwrap()).plan.unwrap();
+    let plan = resolve(&few, &Draft::parse("tp16", Convention::Sglang).expect("a plan in its notation"))
+        .plan
+        .expect("a plan that resolves");
     let mut built = None;
     check_build(&few, Some(Framework::Sglang), &plan, &mut built);
-    assert_eq!(built.unwrap().rule, Rule::ExpertTpExperts);
+    assert_eq!(built.expect("a violation").rule, Rule::ExpertTpExperts);
 }
 
 #[test]
 fn foreign_grids_are_not_expressible() {
     let train = job(spec(SPARSE), 16, train(4096, 64));
     let serve = job(spec(SPARSE), 16, serve(WeightFormat::Bf16));
-    let draft = Draft::parse("tp2 ep4 pp2 dp1", Convention::Product).unwrap();
+    let draft = Draft::parse("tp2 ep4 pp2 dp1", Convention::Product).expect("a plan in its notation");
     for (job, framework, holds) in [
         (&train, Framework::Megatron, true),
         (&train, Framework::Deepspeed, true),
@@ -382,11 +385,11 @@ fn quantised_shards_are_whole_blocks() {
         let plain = job(model.clone(), 8, serve(WeightFormat::Bf16));
         assert!(refused(&plain, Some(Framework::Vllm), plan).is_empty(), "16 bits have no blocks: {plan}");
         let job = job(model, 8, serve(WeightFormat::Fp8Block));
-        let draft = Draft::parse(plan, Convention::Vllm).unwrap();
+        let draft = Draft::parse(plan, Convention::Vllm).expect("a plan in its notation");
         let resolution = judge(&job, Some(Framework::Vllm), &draft);
         assert_eq!(resolution.rejections.first().map(|r| r.rule), rule, "{plan}");
         assert!(resolution.rejections.iter().all(|r| (r.have, r.need) == (shard, 128.0)), "{plan}");
-        let told = warnings(&job, Some(Framework::Vllm), &resolution.plan.unwrap(), Some(&draft));
+        let told = warnings(&job, Some(Framework::Vllm), &resolution.plan.expect("a plan that resolves"), Some(&draft));
         assert_eq!(told.contains(&Warning::KvReplicated { heads: 4, tp: 8 }), plan.starts_with("tp8"));
     }
 }
@@ -396,17 +399,17 @@ fn ep_does_not_help_dense_and_shared_shards() {
     let mut model = spec([61, 7168, 128, 128, 18432, 256, 2048]);
     let mla = Mla { heads: 128, q_lora: 1536, kv_lora: 512, nope: 128, rope: 64, v: 128, indexer: None };
     model.blocks[0].mixer = Mixer::Mla(mla);
-    model.blocks[0].mlp.moe.as_mut().unwrap().shared_ffn = 2048;
+    model.blocks[0].mlp.moe.as_mut().expect("a mixture of experts").shared_ffn = 2048;
     model.blocks[0].mlp.dense = Some(DenseMlp { ffn: 18432, gated: true, bias: false });
     let job = job(model, 32, serve(WeightFormat::Fp8Block));
     for (plan, shards) in [("tp32", vec![576.0, 64.0]), ("tp32 ep32", vec![576.0, 64.0]), ("tp16", vec![])] {
-        let draft = Draft::parse(plan, Convention::Sglang).unwrap();
+        let draft = Draft::parse(plan, Convention::Sglang).expect("a plan in its notation");
         let rejections = judge(&job, Some(Framework::Sglang), &draft).rejections;
         let found: Vec<f64> = rejections.iter().filter(|r| r.rule == Rule::QuantBlock).map(|r| r.have).collect();
         assert_eq!(found, shards, "{plan}");
     }
     // An all-to-all backend keeps shared experts whole.
-    let draft = Draft::parse("tp32 attn_dp=32 a2a=deepep", Convention::Sglang).unwrap();
+    let draft = Draft::parse("tp32 attn_dp=32 a2a=deepep", Convention::Sglang).expect("a plan in its notation");
     assert!(judge(&job, Some(Framework::Sglang), &draft).rejections.is_empty());
     let missing = Job { workload: serve(WeightFormat::Fp8), ..job.clone() };
     let mut old = missing.clone();
@@ -448,7 +451,7 @@ fn published_recipes() {
     for (gpus, layers, plan, product) in rows {
         let shape = [*layers, 4096, 64, 8, 12288, 256, 2048];
         let job = job(spec(shape), *gpus, train(4096, 1024));
-        let draft = Draft::parse(plan, Convention::Megatron).unwrap();
+        let draft = Draft::parse(plan, Convention::Megatron).expect("a plan in its notation");
         let resolution = resolve(&job, &draft);
         assert_eq!(resolution.rejections.first().map(|r| r.need), *product, "{plan} on {gpus}");
         assert_eq!(resolution.plan.is_some(), product.is_none(), "{plan} on {gpus}");
@@ -510,8 +513,8 @@ fn every_rule_has_a_source() {
 #[test]
 fn warnings_tell_what_no_rule_refuses() {
     let ids = |job: &Job, framework: Framework, text: &str| -> Vec<&'static str> {
-        let draft = Draft::parse(text, framework.convention()).unwrap();
-        let plan = resolve(job, &draft).plan.unwrap();
+        let draft = Draft::parse(text, framework.convention()).expect("a plan in its notation");
+        let plan = resolve(job, &draft).plan.expect("a plan that resolves");
         warnings(job, Some(framework), &plan, Some(&draft)).iter().map(Warning::id).collect()
     };
     let sparse = job(spec(SPARSE), 16, train(4096, 64));

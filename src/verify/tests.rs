@@ -8,7 +8,7 @@ use crate::mesh::Convention::{Bridge, Megatron, Product};
 use crate::rules;
 
 fn draft(text: &str, convention: Convention) -> Draft {
-    Draft::parse(text, convention).unwrap()
+    Draft::parse(text, convention).expect("a plan in its notation")
 }
 
 fn job(model: &str, gpus: u32) -> Job {
@@ -20,8 +20,11 @@ fn job(model: &str, gpus: u32) -> Job {
         moe_balance: 1.0,
         mtp_layers: 0,
     };
-    let (model, cluster) = (catalog::model(model).unwrap(), catalog::cluster(&format!("{gpus}xH100")).unwrap());
-    Job::new(model, cluster, Workload::Train(train)).unwrap()
+    let (model, cluster) = (
+        catalog::model(model).expect("a built-in model"),
+        catalog::cluster(&format!("{gpus}xH100")).expect("a built-in GPU in a readable shape"),
+    );
+    Job::new(model, cluster, Workload::Train(train)).expect("a workload the model takes")
 }
 
 /// Layouts that were published or reported, the GPUs they were for, and what they need when they cannot start.
@@ -141,9 +144,9 @@ const MISSION: [(&str, &str); 4] = [
 ];
 
 fn check(name: &str, text: &str, convention: Option<Convention>) -> Verdict {
-    let (_, claims) = document::read(name, text.as_bytes()).unwrap();
+    let (_, claims) = document::read(name, text.as_bytes()).expect("a readable document");
     let force = convention.unwrap_or_default();
-    let draft = draft_of(&claims, force).unwrap();
+    let draft = draft_of(&claims, force).expect("a document that claims a plan");
     let facts = Facts {
         convention: force,
         named: convention.is_some(),

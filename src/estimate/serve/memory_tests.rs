@@ -37,7 +37,8 @@ struct Fact {
 
 fn job(fact: &Fact) -> (Job, Serve, Plan) {
     let (tp, pp, dp, experts) = fact.mesh;
-    let mut cluster = catalog::cluster(&format!("{}x{}", tp * pp * dp, fact.gpu)).unwrap();
+    let mut cluster =
+        catalog::cluster(&format!("{}x{}", tp * pp * dp, fact.gpu)).expect("a built-in GPU in a readable shape");
     if let Some(gib) = fact.gib {
         cluster.gpu.memory = Bytes::new(gib * 1_073_741_824.0);
     }
@@ -48,7 +49,7 @@ fn job(fact: &Fact) -> (Job, Serve, Plan) {
         memory_fraction: Some(fact.utilization),
         ..Serve::of(Quant { format: fact.format, scope: QuantScope::Linears })
     };
-    let model = catalog::model(fact.model).unwrap();
+    let model = catalog::model(fact.model).expect("a built-in model");
     let moe = model.moe().is_some();
     let (ep, etp) = if experts {
         (tp * dp, 1)
@@ -57,8 +58,8 @@ fn job(fact: &Fact) -> (Job, Serve, Plan) {
     } else {
         (1, tp)
     };
-    let mesh = Mesh::new(tp, 1, pp, dp, ep, etp).unwrap();
-    let job = Job::new(model, cluster, Workload::Serve(serve)).unwrap();
+    let mesh = Mesh::new(tp, 1, pp, dp, ep, etp).expect("factors that divide");
+    let job = Job::new(model, cluster, Workload::Serve(serve)).expect("a workload the model takes");
     (job, serve, Plan { mesh, knobs: Knobs::default() })
 }
 

@@ -30,14 +30,15 @@ impl Dice {
 }
 
 fn job(model: &str, cluster: &str, serve: impl Fn(&mut Serve)) -> Job {
-    let model = catalog::model(model).unwrap();
+    let model = catalog::model(model).expect("a built-in model");
     let mut load = Serve::of(model.quant());
     serve(&mut load);
-    Job::new(model, catalog::cluster(cluster).unwrap(), Workload::Serve(load)).unwrap()
+    Job::new(model, catalog::cluster(cluster).expect("a built-in GPU in a readable shape"), Workload::Serve(load))
+        .expect("a workload the model takes")
 }
 
 fn tp8() -> Plan {
-    Plan { mesh: Mesh::product(8, 1, 1, 1, 1).unwrap(), knobs: Knobs::default() }
+    Plan { mesh: Mesh::product(8, 1, 1, 1, 1).expect("factors that divide"), knobs: Knobs::default() }
 }
 
 /// Plays an engine: a waiting prompt goes first, one at a time, if there is room; else every running request gets a token.
@@ -114,7 +115,7 @@ fn poisson_percentiles_hold_against_a_simulation() {
             s.isl_spread = Spread { cv2, p95: 0 };
         });
         let plan = tp8();
-        let base = *job.serve().unwrap();
+        let base = *job.serve().expect("a serving job");
         let alone = Engine::new(&job, &base, Convention::Product, &plan);
         let stall = alone.price(&alone.with(1)).prefill_stall_s;
         for busy in [0.1, 0.3, 0.5] {
@@ -160,7 +161,7 @@ fn targets_are_met_and_not_by_a_wide_margin() {
             (s.isl, s.osl, s.arrivals, s.percentile, s.load) = (1000, 300, arrivals, percentile, Load::Most);
             (s.ttft, s.tpot) = (ttft.map(crate::units::Seconds::new), tpot.map(crate::units::Seconds::new));
         });
-        let (settled, _, loaded) = under_load(&job, job.serve().unwrap(), Convention::Product, &plan);
+        let (settled, _, loaded) = under_load(&job, job.serve().expect("a serving job"), Convention::Product, &plan);
         let meets = |l: &Loaded| {
             ttft.is_none_or(|t| l.ttft.at(percentile) <= t) && tpot.is_none_or(|t| l.tpot.at(percentile) <= t)
         };

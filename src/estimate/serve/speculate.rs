@@ -79,11 +79,16 @@ mod tests {
 
     #[test]
     fn a_drafting_layer_takes_a_layers_memory() {
-        let model = catalog::model("deepseek-v3").unwrap();
-        let plan = Plan { mesh: Mesh::product(8, 1, 1, 1, 1).unwrap(), knobs: Knobs::default() };
+        let model = catalog::model("deepseek-v3").expect("a built-in model");
+        let plan = Plan { mesh: Mesh::product(8, 1, 1, 1, 1).expect("factors that divide"), knobs: Knobs::default() };
         let of = |mtp| {
             let serve = Serve { mtp, ..Serve::of(model.quant()) };
-            let job = Job::new(model.clone(), catalog::cluster("8xH200").unwrap(), Workload::Serve(serve)).unwrap();
+            let job = Job::new(
+                model.clone(),
+                catalog::cluster("8xH200").expect("a built-in GPU in a readable shape"),
+                Workload::Serve(serve),
+            )
+            .expect("a workload the model takes");
             let held = super::super::stage_memory(&job, &serve, Convention::Vllm, &plan, 0);
             (held.get(MemoryTerm::Weights), super::super::kv_tokens_per_rank(&job, &serve, Convention::Vllm, &plan))
         };
@@ -98,12 +103,17 @@ mod tests {
     fn drafts_help_the_single_user_and_not_the_full_house() {
         assert!((accepted(0, 0.8) - 1.0).abs() < 1e-12);
         assert!((accepted(2, 0.5) - 1.75).abs() < 1e-12);
-        let model = catalog::model("llama-3-70b").unwrap();
-        let plan = Plan { mesh: Mesh::product(8, 1, 1, 1, 1).unwrap(), knobs: Knobs::default() };
+        let model = catalog::model("llama-3-70b").expect("a built-in model");
+        let plan = Plan { mesh: Mesh::product(8, 1, 1, 1, 1).expect("factors that divide"), knobs: Knobs::default() };
         let at = |concurrency, mtp, acceptance| {
             let serve =
                 Serve { isl: 1000, osl: 500, concurrency, mtp, mtp_acceptance: acceptance, ..Serve::of(model.quant()) };
-            let job = Job::new(model.clone(), catalog::cluster("8xH200").unwrap(), Workload::Serve(serve)).unwrap();
+            let job = Job::new(
+                model.clone(),
+                catalog::cluster("8xH200").expect("a built-in GPU in a readable shape"),
+                Workload::Serve(serve),
+            )
+            .expect("a workload the model takes");
             speculated(&job, &serve, Convention::Product, &plan)
         };
         let gain = |concurrency| at(concurrency, 0, 0.8).tpot_s / at(concurrency, 1, 0.8).tpot_s;

@@ -19,7 +19,7 @@ const EXCHANGES: [(u32, [(f64, f64); 6]); 3] = [
 #[test]
 fn exchanges_across_nodes_take_what_was_measured() {
     for (nodes, rows) in EXCHANGES {
-        let cluster = catalog::cluster(&format!("{nodes}x8xh100-sxm")).unwrap();
+        let cluster = catalog::cluster(&format!("{nodes}x8xh100-sxm")).expect("a built-in GPU in a readable shape");
         let placed = Placed { size: 8 * nodes, near: 8, tier: Tier::Network };
         let (mut out, mut back) = (0.0, 0.0);
         for (i, (dispatch, combine)) in rows.into_iter().enumerate() {
@@ -33,16 +33,16 @@ fn exchanges_across_nodes_take_what_was_measured() {
 }
 
 fn answer(cluster: &str, mesh: (u32, u32, u32, u32), concurrency: u32, release: Option<Release>) -> Service {
-    answer_on(catalog::cluster(cluster).unwrap(), mesh, concurrency, release)
+    answer_on(catalog::cluster(cluster).expect("a built-in GPU in a readable shape"), mesh, concurrency, release)
 }
 
 fn answer_on(cluster: Cluster, mesh: (u32, u32, u32, u32), concurrency: u32, release: Option<Release>) -> Service {
-    let model = catalog::model("deepseek-v3").unwrap();
+    let model = catalog::model("deepseek-v3").expect("a built-in model");
     let quant = Quant { format: WeightFormat::Fp8Block, scope: QuantScope::Linears };
     let serve = Serve { isl: 1024, osl: 1024, concurrency, release, ..Serve::of(quant) };
-    let job = Job::new(model, cluster, Workload::Serve(serve)).unwrap();
+    let job = Job::new(model, cluster, Workload::Serve(serve)).expect("a workload the model takes");
     let (tp, dp, ep, etp) = mesh;
-    let plan = Plan { mesh: Mesh::new(tp, 1, 1, dp, ep, etp).unwrap(), knobs: Knobs::default() };
+    let plan = Plan { mesh: Mesh::new(tp, 1, 1, dp, ep, etp).expect("factors that divide"), knobs: Knobs::default() };
     service(&job, &serve, Convention::Vllm, &plan)
 }
 
@@ -55,7 +55,7 @@ fn one_request_over_two_nodes_takes_what_users_measured() {
 
 #[test]
 fn experts_over_two_nodes_never_cost_what_one_node_does() {
-    let far = catalog::cluster("2x8xh200-sxm").unwrap();
+    let far = catalog::cluster("2x8xh200-sxm").expect("a built-in GPU in a readable shape");
     let mut near = far.clone();
     (near.nodes, near.gpus_per_node, near.scale_up.domain) = (1, 16, 16);
     for concurrency in [16, 128, 1024] {
@@ -66,15 +66,17 @@ fn experts_over_two_nodes_never_cost_what_one_node_does() {
 
 #[test]
 fn terms_make_a_token_and_two_batches_hide_the_exchange() {
-    let model = catalog::model("deepseek-v3").unwrap();
+    let model = catalog::model("deepseek-v3").expect("a built-in model");
     let quant = Quant { format: WeightFormat::Fp8Block, scope: QuantScope::Linears };
     let at = |concurrency, slower: f64, ep_overlap| {
         let serve = Serve { isl: 128, osl: 4096, concurrency, ..Serve::of(quant) };
-        let mut cluster = catalog::cluster("2x8xh200-sxm").unwrap();
+        let mut cluster = catalog::cluster("2x8xh200-sxm").expect("a built-in GPU in a readable shape");
         cluster.network.bandwidth = cluster.network.bandwidth * (1.0 / slower);
-        let job = Job::new(model.clone(), cluster, Workload::Serve(serve)).unwrap();
-        let plan =
-            Plan { mesh: Mesh::new(1, 1, 1, 16, 16, 1).unwrap(), knobs: Knobs { ep_overlap, ..Knobs::default() } };
+        let job = Job::new(model.clone(), cluster, Workload::Serve(serve)).expect("a workload the model takes");
+        let plan = Plan {
+            mesh: Mesh::new(1, 1, 1, 16, 16, 1).expect("factors that divide"),
+            knobs: Knobs { ep_overlap, ..Knobs::default() },
+        };
         service(&job, &serve, Convention::Vllm, &plan)
     };
     for (concurrency, slower) in [(16, 1.0), (4096, 1.0), (4096, 8.0)] {

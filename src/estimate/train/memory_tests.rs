@@ -32,7 +32,7 @@ fn model(shape: Shape, mlp: Mlp, learned: bool, norm: Norm) -> Model {
         blocks: vec![Block { mixer: gqa(heads, kv_heads, hidden / heads), mlp, norms: 2 }],
         layers: vec![Run { pattern: vec![0], repeat: layers }],
     })
-    .unwrap()
+    .expect("a consistent model")
 }
 
 fn dense(shape: Shape, gated: bool, learned: bool) -> Model {
@@ -65,11 +65,16 @@ fn job(model: Model, gpus: u32, gpu: &str, seq_len: u32, global_batch: u32) -> J
         moe_balance: 1.0,
         mtp_layers: 0,
     };
-    Job::new(model, catalog::cluster(&format!("{gpus}x{gpu}")).unwrap(), Workload::Train(train)).unwrap()
+    Job::new(
+        model,
+        catalog::cluster(&format!("{gpus}x{gpu}")).expect("a built-in GPU in a readable shape"),
+        Workload::Train(train),
+    )
+    .expect("a workload the model takes")
 }
 
 fn mesh(tp: u32, pp: u32, dp: u32, ep: u32, etp: u32) -> Mesh {
-    Mesh::new(tp, 1, pp, dp, ep, etp).unwrap()
+    Mesh::new(tp, 1, pp, dp, ep, etp).expect("factors that divide")
 }
 
 /// One published run of Megatron-LM's CI, last pipeline rank, GB as printed.
@@ -188,12 +193,12 @@ fn megatron_peaks() {
     for g in goldens() {
         let job = job(g.model, g.mesh.world(), g.gpu, g.seq, g.batch);
         let plan = Plan { mesh: g.mesh, knobs: g.knobs };
-        let ledger = *stages(&job, Convention::Megatron, &plan).last().unwrap();
+        let ledger = *stages(&job, Convention::Megatron, &plan).last().expect("at least one");
         let of = |terms: &[MemoryTerm]| terms.iter().map(|t| ledger.get(*t)).sum::<f64>();
         let states = of(&[MemoryTerm::Weights, MemoryTerm::Gradients, MemoryTerm::Optimizer]);
         let dummies = if g.dummies { ledger.get(MemoryTerm::GradWork) } else { 0.0 };
         let plain = Plan { mesh: g.mesh, knobs: Knobs { tp_overlap: Toggle::Default, ..g.knobs } };
-        let without = *stages(&job, Convention::Megatron, &plain).last().unwrap();
+        let without = *stages(&job, Convention::Megatron, &plain).last().expect("at least one");
         // Transformer Engine takes its overlap buffers from PyTorch's allocator.
         let buffers = ledger.get(MemoryTerm::Communication) - without.get(MemoryTerm::Communication);
         let moving = of(&[MemoryTerm::Activations, MemoryTerm::Logits, MemoryTerm::Transients]) + dummies + buffers;
@@ -231,7 +236,7 @@ fn b200_peaks() {
     let mut sum = 0.0;
     let mut count = 0.0_f64;
     for &(name, layers, [tp, pp, ep, etp, cp], seq, peaks) in B200 {
-        let full = catalog::model(name).unwrap();
+        let full = catalog::model(name).expect("a built-in model");
         let mut spec = full.spec().clone();
         spec.layers = if full.is_mla() {
             vec![Run { pattern: vec![0], repeat: 1 }, Run { pattern: vec![1], repeat: layers - 1 }]
@@ -245,8 +250,8 @@ fn b200_peaks() {
             spec.blocks[0].mixer = gqa(128, 16, 128);
         }
         let dp = 8 / (tp * pp * cp);
-        let job = job(Model::new(spec).unwrap(), 8, "b200-sxm", seq, 4 * dp);
-        let mesh = Mesh::new(tp, cp, pp, dp, ep, etp).unwrap();
+        let job = job(Model::new(spec).expect("a consistent model"), 8, "b200-sxm", seq, 4 * dp);
+        let mesh = Mesh::new(tp, cp, pp, dp, ep, etp).expect("factors that divide");
         let plan = Plan { mesh, knobs: Knobs::default() };
         for (ledger, peak) in stages(&job, Convention::Megatron, &plan).iter().zip(peaks) {
             let error = ledger.allocated().get() / GIB / peak - 1.0;
@@ -377,7 +382,7 @@ fn states_of_users() {
         ("mixtral-8x7b", mesh(1, 2, 8, 8, 1), GradDtype::Fp32, 56.8),
     ];
     for (name, mesh, grad_dtype, want) in cases {
-        let mut job = job(catalog::model(name).unwrap(), 16, "h100-sxm", 4096, 512);
+        let mut job = job(catalog::model(name).expect("a built-in model"), 16, "h100-sxm", 4096, 512);
         if let Workload::Train(train) = &mut job.workload {
             train.grad_dtype = grad_dtype;
         }
@@ -404,7 +409,7 @@ fn whole_layers_by_block_and_run() {
     assert!(same(blocks[3], held(Recompute::Full)));
     let one = |recompute| {
         let plan = Plan { mesh: mesh(2, 1, 16, 1, 2), knobs: Knobs { recompute, ..knobs } };
-        stage_memory(&job, job.train().unwrap(), Convention::Megatron, &plan, 0)
+        stage_memory(&job, job.train().expect("a training job"), Convention::Megatron, &plan, 0)
     };
     let (each, fourth) = (one(Recompute::Full), one(Recompute::Uniform(4)));
     assert!(same(4.0 * fourth.get(MemoryTerm::Activations), each.get(MemoryTerm::Activations)));
@@ -413,7 +418,8 @@ fn whole_layers_by_block_and_run() {
     let knobs = Knobs { vpp: 4, ..knobs };
     let chunk = |ep_overlap| {
         let plan = Plan { mesh: mesh(1, 4, 8, 8, 1), knobs: Knobs { ep_overlap, ..knobs } };
-        stage_memory(&moe, moe.train().unwrap(), Convention::Megatron, &plan, 0).get(MemoryTerm::Activations)
+        stage_memory(&moe, moe.train().expect("a training job"), Convention::Megatron, &plan, 0)
+            .get(MemoryTerm::Activations)
     };
     // Rank 0 of four has 2 * 3 + 3 * 4 + 1 = 19 chunks in flight.
     assert!(same(chunk(Toggle::On) / chunk(Toggle::Off), 20.0 / 19.0));
@@ -425,8 +431,8 @@ fn predictors_stand_on_the_last_stage() {
     let plan = Plan { mesh: mesh(1, 4, 8, 8, 1), knobs: Knobs { fused_kernels: Toggle::On, ..Knobs::default() } };
     let stages = |mtp_layers| {
         let mut job = job(sparse([32, 4096, 32, 8, 14336, 32_000], 8), 32, "h100-sxm", 4096, 512);
-        job.workload = Workload::Train(Train { mtp_layers, ..*job.train().unwrap() });
-        let of = |stage| stage_memory(&job, job.train().unwrap(), Convention::Megatron, &plan, stage);
+        job.workload = Workload::Train(Train { mtp_layers, ..*job.train().expect("a training job") });
+        let of = |stage| stage_memory(&job, job.train().expect("a training job"), Convention::Megatron, &plan, stage);
         [0, 3].map(of)
     };
     let ([first, last], [with_first, with_last]) = (stages(0), stages(1));

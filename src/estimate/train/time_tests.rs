@@ -10,14 +10,15 @@ use crate::plan::Draft;
 
 fn priced(gpus: u32, gpu: &str, model: &str, plan: &str) -> Estimate {
     let train = crate::job::Train { seq_len: 4096, global_batch: 64, ..crate::job::Train::default() };
-    let cluster = catalog::cluster(&format!("{gpus}x{gpu}")).unwrap();
-    let job = Job::new(catalog::model(model).unwrap(), cluster, Workload::Train(train)).unwrap();
-    let draft = Draft::parse(plan, Convention::Megatron).unwrap();
-    assess(&job, None, &draft).estimate.unwrap()
+    let cluster = catalog::cluster(&format!("{gpus}x{gpu}")).expect("a built-in GPU in a readable shape");
+    let job = Job::new(catalog::model(model).expect("a built-in model"), cluster, Workload::Train(train))
+        .expect("a workload the model takes");
+    let draft = Draft::parse(plan, Convention::Megatron).expect("a plan in its notation");
+    assess(&job, None, &draft).estimate.expect("a plan with a price")
 }
 
 fn seconds(gpus: u32, gpu: &str, model: &str, plan: &str) -> f64 {
-    priced(gpus, gpu, model, plan).step().unwrap().seconds().get()
+    priced(gpus, gpu, model, plan).step().expect("a training estimate").seconds().get()
 }
 
 #[test]
@@ -42,7 +43,7 @@ fn older_code_cuts_the_stream_only_when_told() {
 
 #[test]
 fn a_plan_at_the_end_of_memory_waits_for_the_driver() {
-    let wait = |e: &Estimate| e.step().unwrap().ledger.get(TimeTerm::Allocator);
+    let wait = |e: &Estimate| e.step().expect("a training estimate").ledger.get(TimeTerm::Allocator);
     let full = priced(4, "h100", "llama-3-8b", "tp1 pp2 dp2 mb1");
     let share = full.memory.ledger.total() / full.memory.capacity.get();
     assert!(share > 0.98 && wait(&full) > 0.0, "{share}");
@@ -56,7 +57,7 @@ fn a_plan_far_beyond_memory_is_priced_on_the_kernels_it_could_run_on() {
     let unsaid = priced(2, "h100", "llama-3-8b", plan);
     assert!(unsaid.memory.ledger.total() > 1.5 * unsaid.memory.capacity.get());
     let fused = seconds(2, "h100", "llama-3-8b", &format!("{plan} fused_kernels=true"));
-    assert!((unsaid.step().unwrap().seconds().get() - fused).abs() < 1e-9);
+    assert!((unsaid.step().expect("a training estimate").seconds().get() - fused).abs() < 1e-9);
     let own = seconds(2, "h100", "llama-3-8b", &format!("{plan} fused_kernels=false"));
     assert!(own > fused);
 }

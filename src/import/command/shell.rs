@@ -391,7 +391,7 @@ mod tests {
     #[test]
     fn words_keep_their_lines() {
         let script = parse("A=(\n --x\n 3\n)\nrun ${A[@]} \\\n --y");
-        let last = script.commands.last().unwrap();
+        let last = script.commands.last().expect("at least one");
         let lines: Vec<usize> = last.iter().map(|w| w.line).collect();
         assert_eq!(lines, [5, 2, 3, 6]);
     }
