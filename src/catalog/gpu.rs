@@ -280,6 +280,26 @@ pub(super) fn scale_links(efficiency: &mut Efficiency, ratio: f64) {
     }
 }
 
+/// The `median_error` of the fit at `at`.
+fn error_share(origin: &str, at: &str, error: f64) -> Result<f64> {
+    if (0.0..=1.0).contains(&error) {
+        return Ok(error);
+    }
+    Err(Error::invalid(origin, format!("{at}.median_error"), error, "a share from 0 to 1"))
+}
+
+impl AttentionFile {
+    fn check(&self, origin: &str, name: &str) -> Result<AttentionFit> {
+        let key = |field: &str| format!("efficiency.{name}.{field}");
+        error_share(origin, &format!("efficiency.{name}"), self.median_error)?;
+        Ok(AttentionFit {
+            t0: seconds(origin, &key("t0"), &self.t0)?,
+            compute: within(origin, key("compute"), self.compute, 2.0)?,
+            half_length: within(origin, key("half_length"), self.half_length, 1e6)?,
+        })
+    }
+}
+
 impl EfficiencyFile {
     fn check(&self, origin: &str) -> Result<Efficiency> {
         let share = |key: &str, value| within(origin, format!("efficiency.{key}"), value, 2.0);
@@ -292,24 +312,20 @@ impl EfficiencyFile {
                 compute: share(&format!("gemm.{name}.compute"), fit.compute)?,
                 memory: share(&format!("gemm.{name}.memory"), fit.memory)?,
                 per_k: time(&format!("gemm.{name}.per_k"), &fit.per_k)?,
-                median_error: fit.median_error,
+                median_error: error_share(origin, &format!("efficiency.gemm.{name}"), fit.median_error)?,
             });
         }
         if gemm[GemmKind::Bf16 as usize].is_none() {
             return Err(Error::missing(origin, "efficiency.gemm.bf16", "write the curve every other falls back to"));
         }
-        let error = self.decode_attention.median_error;
-        if !(0.0..=1.0).contains(&error) {
-            let key = "efficiency.decode_attention.median_error".to_owned();
-            return Err(Error::invalid(origin, key, error, "a share from 0 to 1"));
-        }
+        error_share(origin, "efficiency.decode_attention", self.decode_attention.median_error)?;
         let mut collectives: [Vec<CollectiveFit>; 4] = Default::default();
         for (name, fits) in &self.collectives {
             let kind = word(origin, "efficiency.collectives", name, &Collective::ALL[..4], Collective::name)?;
             let key = format!("collectives.{name}");
             collectives[kind as usize] = fits
                 .iter()
-                .map(|(ranks, fit)| collective(origin, &key, *ranks, "alpha", &fit.alpha, &fit.bus))
+                .map(|(ranks, fit)| collective(origin, &key, *ranks, &fit.alpha, &fit.bus))
                 .collect::<Result<_>>()?;
         }
         if let Some(none) = Collective::ALL[..4].iter().find(|c| collectives[**c as usize].is_empty()) {
@@ -347,23 +363,7 @@ impl EfficiencyFile {
             basis: basis_of(origin, "efficiency.basis", &self.basis)?,
         })
     }
-}
 
-impl AttentionFile {
-    fn check(&self, origin: &str, name: &str) -> Result<AttentionFit> {
-        let key = |field: &str| format!("efficiency.{name}.{field}");
-        if !(0.0..=1.0).contains(&self.median_error) {
-            return Err(Error::invalid(origin, key("median_error"), self.median_error, "a share from 0 to 1"));
-        }
-        Ok(AttentionFit {
-            t0: seconds(origin, &key("t0"), &self.t0)?,
-            compute: within(origin, key("compute"), self.compute, 2.0)?,
-            half_length: within(origin, key("half_length"), self.half_length, 1e6)?,
-        })
-    }
-}
-
-impl EfficiencyFile {
     /// The engines' own small all-reduces.
     fn custom_all_reduce(&self, origin: &str) -> Result<Vec<SmallReduceFit>> {
         let mut all = Vec::new();
@@ -371,10 +371,7 @@ impl EfficiencyFile {
             let maker = word(origin, "efficiency.custom_all_reduce", engine, &KernelMaker::ALL, KernelMaker::name)?;
             for (ranks, fit) in fits {
                 let at = format!("efficiency.custom_all_reduce.{engine}.{ranks}");
-                if !(0.0..=1.0).contains(&fit.median_error) {
-                    let key = format!("{at}.median_error");
-                    return Err(Error::invalid(origin, key, fit.median_error, "a share from 0 to 1"));
-                }
+                error_share(origin, &at, fit.median_error)?;
                 all.push(SmallReduceFit {
                     maker,
                     ranks: count(origin, &at, *ranks)?,
@@ -396,9 +393,6 @@ impl EfficiencyFile {
             for (format, fit) in formats {
                 let at = format!("efficiency.experts.{engine}.{format}");
                 let key = |name: &str| format!("{at}.{name}");
-                if !(0.0..=1.0).contains(&fit.median_error) {
-                    return Err(Error::invalid(origin, key("median_error"), fit.median_error, "a share from 0 to 1"));
-                }
                 if !(0.0..=1.0).contains(&fit.spread) {
                     return Err(Error::invalid(origin, key("spread"), fit.spread, "a share from 0 to 1"));
                 }
@@ -412,7 +406,7 @@ impl EfficiencyFile {
                     permute: within(origin, key("permute"), fit.permute, 100.0)?,
                     spread: fit.spread,
                     rows: within(origin, key("rows"), fit.rows, 1024.0)?,
-                    median_error: fit.median_error,
+                    median_error: error_share(origin, &at, fit.median_error)?,
                 });
             }
         }
@@ -420,11 +414,11 @@ impl EfficiencyFile {
     }
 }
 
-fn collective(origin: &str, key: &str, ranks: u32, fixed: &str, alpha: &str, bus: &str) -> Result<CollectiveFit> {
+fn collective(origin: &str, key: &str, ranks: u32, alpha: &str, bus: &str) -> Result<CollectiveFit> {
     let key = format!("efficiency.{key}.{ranks}");
     Ok(CollectiveFit {
         ranks: count(origin, &key, ranks)?,
-        alpha: seconds(origin, &format!("{key}.{fixed}"), alpha)?,
+        alpha: seconds(origin, &format!("{key}.alpha"), alpha)?,
         bus: bandwidth(origin, &format!("{key}.bus"), bus)?,
     })
 }

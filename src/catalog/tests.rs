@@ -270,6 +270,8 @@ fn gpu_files_with_mistakes_name_the_key() {
         ("/efficiency", json!(null), "`efficiency`: is missing"),
         ("/efficiency/gemm/bf16/compute", json!(-0.5), "gemm.bf16.compute"),
         ("/efficiency/gemm/bf16/t0", json!("3"), "gemm.bf16.t0"),
+        ("/efficiency/gemm/bf16/median_error", json!(7), "gemm.bf16.median_error"),
+        ("/efficiency/custom_all_reduce/vllm/8/median_error", json!(-1), "custom_all_reduce.vllm.8.median_error"),
         ("/efficiency/collectives/all_reduce", json!({}), "collectives.all_reduce"),
         ("/efficiency/collectives/all_reduce", json!({"two": {}}), "all_reduce"),
         ("/scale_up/domain", json!(0), "scale_up.domain"),
