@@ -134,13 +134,18 @@ fn drafting_layers(job: &Job, serve: &Serve) -> f64 {
     if serve.mtp == 0 { 0.0 } else { f64::from(job.model.spec().mtp.clamp(1, serve.mtp)) }
 }
 
+/// Layers of one kind that a stage holds, drafting ones included.
+fn layers_held(job: &Job, serve: &Serve, span: &StageSpan, kind: usize) -> f64 {
+    let drafts = kind == job.model.last_kind() && span.is_last(&job.model);
+    f64::from(span.count(&job.model, kind)) + if drafts { drafting_layers(job, serve) } else { 0.0 }
+}
+
 /// Bytes of KV cache and state that one request of `context` tokens takes on a rank of a stage.
 pub(super) fn request_bytes(job: &Job, serve: &Serve, plan: &Plan, span: &StageSpan, context: f64) -> f64 {
     let model = &job.model;
     let mut bytes = 0.0;
     for (kind, block) in model.blocks().iter().enumerate() {
-        let drafting = if kind == model.last_kind() && span.is_last(model) { drafting_layers(job, serve) } else { 0.0 };
-        let count = f64::from(span.count(model, kind)) + drafting;
+        let count = layers_held(job, serve, span, kind);
         let kept = mem::window_tokens(block, context);
         let per_token = mem::kv_per_token(block, &plan.mesh, plan.knobs.dcp, serve.kv_cache.bytes());
         bytes += count * (kept * per_token + mem::state_per_request(block, &plan.mesh));
@@ -156,8 +161,7 @@ fn stage_fixed(job: &Job, serve: &Serve, convention: Convention, plan: &Plan, st
     let span = StageSpan::of(convention, model, plan, stage);
     let mut ledger = MemoryLedger::EMPTY;
     for (kind, block) in model.blocks().iter().enumerate() {
-        let drafting = if kind == model.last_kind() && span.is_last(model) { drafting_layers(job, serve) } else { 0.0 };
-        let count = f64::from(span.count(model, kind)) + drafting;
+        let count = layers_held(job, serve, &span, kind);
         let kv = block.mixer.gqa().map(|a| a.kv_heads);
         let extra = block
             .mlp
