@@ -349,7 +349,7 @@ fn serve_workload(
 }
 
 /// The reach of a weight format on a model: its checkpoint's own when that is the same family, else what publishers of that
-/// format do (4-bit leaves latent attention in 16 bits, microscaling touches the experts alone).
+/// format do (4-bit leaves latent and linear attention in 16 bits, microscaling touches the experts alone).
 #[must_use]
 pub fn quant_for(model: &Model, format: WeightFormat) -> Quant {
     let own = model.quant();
@@ -358,7 +358,7 @@ pub fn quant_for(model: &Model, format: WeightFormat) -> Quant {
         return own;
     }
     let scope = match format {
-        WeightFormat::Nvfp4 if model.is_mla() => QuantScope::Mlps,
+        WeightFormat::Nvfp4 if model.is_mla() || model.has_linear_attention() => QuantScope::Mlps,
         WeightFormat::Mxfp4 if model.moe().is_some() => QuantScope::RoutedExperts,
         WeightFormat::Fp32
         | WeightFormat::Bf16
@@ -408,6 +408,26 @@ pub fn draft(origin: &str, convention: Convention, plan: &Value) -> Result<Draft
         }
         other @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_)) => {
             Err(Error::invalid(origin, "plan", other, "text as in `tp2 ep4 pp2 dp1`, or an object"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog;
+
+    #[test]
+    fn a_format_reaches_what_its_publishers_quantise() {
+        for (model, format, scope) in [
+            ("qwen3.5-397b-a17b", WeightFormat::Nvfp4, QuantScope::Mlps),
+            ("deepseek-v2-lite", WeightFormat::Nvfp4, QuantScope::Mlps),
+            ("qwen3-32b", WeightFormat::Nvfp4, QuantScope::Linears),
+            ("qwen3-30b-a3b", WeightFormat::Mxfp4, QuantScope::RoutedExperts),
+            ("qwen3.5-397b-a17b", WeightFormat::Fp8, QuantScope::Linears),
+        ] {
+            let read = catalog::model(model).expect("a built-in model");
+            assert_eq!(quant_for(&read, format).scope, scope, "{model} in {}", format.name());
         }
     }
 }

@@ -176,6 +176,12 @@ impl Model {
         self.blocks().iter().any(|b| matches!(b.mixer, Mixer::Mla(_)))
     }
 
+    /// Whether any layer uses linear attention or a state space in place of softmax attention.
+    #[must_use]
+    pub fn has_linear_attention(&self) -> bool {
+        self.blocks().iter().any(|b| matches!(b.mixer, Mixer::DeltaNet(_) | Mixer::Mamba2(_)))
+    }
+
     /// The mixture of experts of the first block that has one.
     #[must_use]
     pub fn moe(&self) -> Option<&Moe> {

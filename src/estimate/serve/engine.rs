@@ -34,6 +34,11 @@ pub struct EngineProfile {
     pub request_s: f64,
     /// Time of a prefill over that of its kernels: launches outside of graphs, copies, uneven chunks. Fitted.
     pub prefill: f64,
+    /// Host time of each layer of a step with prefill, which runs outside of graphs: the step takes no less. Fitted where it shows, on
+    /// Hopper's hosts; Blackwell's points show none.
+    pub eager_layer_s: f64,
+    /// The same of each layer's experts.
+    pub eager_experts_s: f64,
     /// The release from which most of the small kernels are fused into their neighbours.
     pub fused_since: Release,
     /// What is left of their time then; earlier and unnamed releases run all of them. Fitted.
@@ -55,14 +60,16 @@ const VLLM: EngineProfile = EngineProfile {
     kernels: KernelMaker::Vllm,
     mixes: true,
     aligned_prefill: false,
-    small_kernel_s: 7.4e-6,
-    host_s: 0.03e-3,
+    small_kernel_s: 4.3e-6,
+    host_s: 0.022e-3,
     request_s: 15e-6,
-    prefill: 1.31,
+    prefill: 1.32,
+    eager_layer_s: 0.0,
+    eager_experts_s: 0.0,
     fused_since: Release(0, 18, 0),
-    fused: 0.66,
-    burst_share: 0.073,
-    first_steps: 2.6,
+    fused: 0.58,
+    burst_share: 0.070,
+    first_steps: 2.3,
 };
 
 /// SGLang: static fraction about .88; its scheduler runs waiting prefills before anything else.
@@ -75,14 +82,16 @@ const SGLANG: EngineProfile = EngineProfile {
     kernels: KernelMaker::Sglang,
     mixes: false,
     aligned_prefill: false,
-    small_kernel_s: 7.1e-6,
-    host_s: 0.39e-3,
-    request_s: 11e-6,
-    prefill: 1.09,
+    small_kernel_s: 4.0e-6,
+    host_s: 0.38e-3,
+    request_s: 10.6e-6,
+    prefill: 1.12,
+    eager_layer_s: 0.0,
+    eager_experts_s: 0.0,
     fused_since: Release(0, 5, 9),
-    fused: 0.58,
+    fused: 0.61,
     burst_share: 0.108,
-    first_steps: 19.6,
+    first_steps: 16.6,
 };
 
 /// TensorRT-LLM: 90 % of what is free once weights and activations are placed.
@@ -95,19 +104,21 @@ const TRTLLM: EngineProfile = EngineProfile {
     kernels: KernelMaker::Trtllm,
     mixes: true,
     aligned_prefill: true,
-    small_kernel_s: 5.8e-6,
-    host_s: 0.19e-3,
-    request_s: 4e-6,
-    prefill: 1.20,
+    small_kernel_s: 3.25e-6,
+    host_s: 0.18e-3,
+    request_s: 5.1e-6,
+    prefill: 1.16,
+    eager_layer_s: 0.63e-3,
+    eager_experts_s: 0.33e-3,
     fused_since: Release(1, 2, 0),
-    fused: 0.39,
-    burst_share: 0.044,
-    first_steps: 9.3,
+    fused: 0.37,
+    burst_share: 0.042,
+    first_steps: 7.9,
 };
 
 /// Time of a small kernel on Blackwell over that on Hopper: kernels start before their predecessors end (programmatic dependent
 /// launch). Fitted.
-const ON_BLACKWELL: f64 = 0.87;
+const ON_BLACKWELL: f64 = 0.85;
 
 impl EngineProfile {
     /// The engine of a convention; vLLM's stands in where no engine is named.
@@ -122,6 +133,16 @@ impl EngineProfile {
             | Convention::Bridge
             | Convention::Torchtitan
             | Convention::Deepspeed => VLLM,
+        }
+    }
+
+    /// The least time of a step with prefill that goes through so many layers, so many of them with experts.
+    #[must_use]
+    pub fn eager(&self, layers: f64, experts: f64, on: Architecture) -> f64 {
+        if matches!(on, Architecture::Hopper) {
+            layers * self.eager_layer_s + experts * self.eager_experts_s
+        } else {
+            0.0
         }
     }
 

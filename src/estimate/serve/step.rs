@@ -11,30 +11,51 @@ use crate::estimate::StageSpan;
 use crate::estimate::train::Groups;
 use crate::job::{Job, Serve};
 use crate::mesh::Convention;
-use crate::model::{Block, MOST_KINDS, Mixer, Mla, WeightFormat, matrices};
+use crate::model::{Block, Gqa, MOST_KINDS, Mixer, Mla, QkNorm, WeightFormat, matrices};
 use crate::plan::{Plan, Toggle};
 
 /// Share of a kernel's fixed time that is left when kernels follow each other in a captured graph. Fitted.
-const IN_GRAPH: f64 = 0.30;
+const IN_GRAPH: f64 = 0.55;
 
 /// Small kernels around a projection of 8-bit weights: its norm, activation or rotary embedding writes the narrow input. 16-bit
 /// projections have them fused. This and the next four are round numbers near a free fit of those times.
 const AROUND_PROJECTION: f64 = 1.0;
 
 /// The same for nvfp4 weights, whose inputs are scaled by blocks of 16.
-const AROUND_NVFP4_PROJECTION: f64 = 1.4;
+const AROUND_NVFP4_PROJECTION: f64 = 1.9;
 
 /// The same for weights scaled by blocks, whose inputs are quantised by a kernel of their own.
-const AROUND_BLOCK_PROJECTION: f64 = 2.0;
+const AROUND_BLOCK_PROJECTION: f64 = 3.0;
 
-/// Small kernels beside the experts' fused one: two norms, router, scores, top-k, sorting, shared gate, sum.
-const AROUND_EXPERTS: f64 = 12.0;
+/// Small kernels beside the experts' fused one: two norms, router, scores, top-k, sorting, sum.
+const AROUND_EXPERTS: f64 = 15.0;
+
+/// Small kernels of shared experts: their gate, and adding them.
+const AROUND_SHARED: f64 = 2.0;
+
+/// Small kernels of norms on every query and key head (Qwen3).
+const AROUND_HEAD_NORMS: f64 = 5.0;
+
+/// Small kernels of norms over the full width of queries and keys, or of the latents (`MiniMax`, `DeepSeek`).
+const AROUND_WIDE_NORMS: f64 = 1.0;
 
 /// Small kernels of a linear-attention layer: convolution, gates, norms of keys and queries, the scan, its norm and gate.
-const AROUND_LINEAR: f64 = 12.0;
+const AROUND_LINEAR: f64 = 17.0;
 
 /// Load of the fullest expert rank over the mean: the tables' power-law routing multiplies MoE latency by 1.05 to 1.3.
 const IMBALANCE: f64 = 1.2;
+
+/// Shape of the gamma distribution of experts' popularity, as twice itself: of models whose routers were trained to spread the load.
+/// Fitted, as is the next.
+const EVEN: u32 = 3;
+
+/// The same of gpt-oss, in all three engines.
+const SKEWED: u32 = 1;
+
+/// Share of experts that get any of `each` tokens on average: 1 - (1 + each/r)^-r, for twice the shape `r`.
+pub(super) fn hit_share(each: f64, twice: u32) -> f64 {
+    1.0 - (1.0 + 2.0 * each / f64::from(twice)).sqrt().powi(-(twice as i32))
+}
 
 /// Tokens of a rank from which engines cut a step in two: vLLM's `dbo_decode_token_threshold` and `dbo_prefill_token_threshold`.
 const TWO_BATCH_DECODE: f64 = 32.0;
@@ -102,6 +123,20 @@ const fn around(format: WeightFormat) -> f64 {
         WeightFormat::Fp8Block => AROUND_BLOCK_PROJECTION,
         // No narrow input to write.
         WeightFormat::Fp32 | WeightFormat::Bf16 | WeightFormat::Fp16 | WeightFormat::Int4 | WeightFormat::Mxfp4 => 0.0,
+    }
+}
+
+/// Small kernels in a mixer, beside those around its projections.
+const fn around_mixer(mixer: &Mixer) -> f64 {
+    match mixer {
+        Mixer::Gqa(a) => match a.qk_norm {
+            QkNorm::None => 0.0,
+            QkNorm::PerHead => AROUND_HEAD_NORMS,
+            QkNorm::Full => AROUND_WIDE_NORMS,
+        },
+        Mixer::Mla(_) => AROUND_WIDE_NORMS,
+        Mixer::DeltaNet(_) | Mixer::Mamba2(_) => AROUND_LINEAR,
+        Mixer::None {} => 0.0,
     }
 }
 
@@ -175,14 +210,13 @@ impl<'a> Pricing<'a> {
         if let Some(a) = latent {
             latent_projections(&a, h, f64::from(mesh.tp()), &mut |n, k| gemm(&self.attention, n, k));
         }
-        if matches!(block.mixer, Mixer::DeltaNet(_) | Mixer::Mamba2(_)) {
-            time.add(ServeTerm::SmallKernels, self.small_kernel * AROUND_LINEAR);
-        }
+        time.add(ServeTerm::SmallKernels, self.small_kernel * around_mixer(&block.mixer));
         time.add(ServeTerm::Attention, self.decode_core(block, step) + self.prefill_core(block, step));
         // Bytes of two norms, rotary embedding and activation function.
         time.add(ServeTerm::SmallKernels, 4.0 * tokens * h * 4.0 / (0.8 * self.job.cluster.gpu.hbm.get()));
-        if block.mlp.moe.is_some() {
-            time.add(ServeTerm::SmallKernels, self.small_kernel * AROUND_EXPERTS);
+        if let Some(moe) = block.mlp.moe {
+            let shared = if moe.shared_ffn > 0 { AROUND_SHARED } else { 0.0 };
+            time.add(ServeTerm::SmallKernels, self.small_kernel * (AROUND_EXPERTS + shared));
             time.add(ServeTerm::Experts, self.experts(block, step));
         }
         self.communication(block, step, &mut time);
@@ -267,10 +301,9 @@ impl<'a> Pricing<'a> {
         // All attention ranks of a stage route into the same experts; their prefills coincide where the engine sees to it.
         let together = if self.profile.aligned_prefill { self.load.ranks } else { 1.0 };
         let routed = (step.decode * self.load.ranks + step.prefill * together) * f64::from(moe.top_k);
-        // Popularity of experts spread exponentially, as in the kernel tables' power-law routing (against their balanced rows a
-        // gamma distribution of shape 1.0 to 1.3 fits): x routed tokens per expert hit x / (1 + x) of them.
-        let each = routed / experts;
-        let hit = experts / ep * each / (1.0 + each);
+        // A step may be nothing but a share of a token.
+        let each = (routed / experts).max(1e-9);
+        let hit = experts / ep * hit_share(each, if moe.bias { SKEWED } else { EVEN });
         let weights = matrices(moe.gated) as f64 * h * inner;
         let balance = if mesh.ep() > 1 { IMBALANCE } else { 1.0 };
         let rows = (routed / ep * balance).max(hit * fit.rows);
@@ -288,7 +321,12 @@ impl<'a> Pricing<'a> {
         let h = f64::from(self.job.model.spec().hidden);
         let stream = 2.0 * tokens * h;
         let mixer = u32::from(!matches!(block.mixer, Mixer::None {}));
-        let reduce = network::small_all_reduce(cluster, self.groups.tp, self.profile.kernels, stream).get();
+        let small = |bytes| network::small_all_reduce(cluster, self.groups.tp, self.profile.kernels, bytes).get();
+        let reduce = small(stream);
+        if let Mixer::Gqa(Gqa { qk_norm: QkNorm::Full, .. }) = block.mixer {
+            // A norm over all heads: a sum of squares of queries and one of keys, 32 bits each.
+            time.add(ServeTerm::Tp, small(8.0 * tokens));
+        }
         let Some(moe) = block.mlp.moe else {
             time.add(ServeTerm::Tp, reduce * f64::from(mixer + u32::from(block.mlp.dense.is_some())));
             return;
@@ -352,6 +390,16 @@ impl<'a> Pricing<'a> {
             slowest = slowest.max(time.total());
         }
         (sum, slowest)
+    }
+
+    /// The least time of a step with prefill on one stage.
+    pub(super) fn eager(&self) -> f64 {
+        let model = &self.job.model;
+        let count = |kind: usize| f64::from(model.count(kind, 0, model.layers()));
+        let experts: f64 =
+            model.blocks().iter().enumerate().filter(|(_, b)| b.mlp.moe.is_some()).map(|(kind, _)| count(kind)).sum();
+        let stages = f64::from(self.plan.mesh.pp());
+        self.profile.eager(f64::from(model.layers()) / stages, experts / stages, self.job.cluster.gpu.architecture)
     }
 
     /// Seconds of all hops between stages for so many tokens.

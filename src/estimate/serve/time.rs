@@ -43,7 +43,7 @@ pub struct Service {
 
 /// How many prefills long a request waits, of the time that it spends waiting while others of the loop decode: what falls in it
 /// stalls nobody's answer. Fitted.
-const WAIT: f64 = 3.1;
+const WAIT: f64 = 4.0;
 
 /// Time before a request's first step: tokenising, scheduling, the way back. Fitted.
 const FIRST_TOKEN_S: f64 = 12e-3;
@@ -103,16 +103,24 @@ pub fn service(job: &Job, serve: &Serve, convention: Convention, plan: &Plan) ->
     let (_, apart) = pricing.stages(prefill_step);
     // What a step takes longer when it prefills so many tokens. Not less: a step that mixes is cut in two only from more tokens on, and
     // a few more of them may take less than two halves.
+    let eager = pricing.eager();
     let longer = if profile.mixes {
         let mixed = pricing.stages(Step { decode: batch, ..prefill_step }).1;
-        (mixed - slowest).max(0.0) + (profile.prefill - 1.0) * apart
+        ((mixed - slowest).max(0.0) + (profile.prefill - 1.0) * apart).max(eager - slowest)
     } else {
-        profile.prefill * apart + host
+        (profile.prefill * apart).max(eager) + host
     };
     let stall = fresh / tokens * longer;
+    let queue = rate * osl * stall;
+    // What prefills together ends together: cohorts of a closed loop wait for each other, its first wave most of all. Requests that
+    // come by themselves form none; what they wait is the queue's business.
+    let cohorts = match serve.arrivals {
+        Arrivals::Steady | Arrivals::Burst10x => (profile.burst_share - FIRST_WAVE).max(0.0) * queue,
+        Arrivals::Poisson => 0.0,
+    };
     let mut tpot = decode;
     for _ in 0..4 {
-        let answering = osl * tpot / (osl * tpot + WAIT * stall);
+        let answering = osl * tpot / (osl * tpot + WAIT * stall + cohorts);
         let own = rate * fresh / tokens * answering;
         // A step is longer when any rank prefills in it. Prefills that have steps of their own may take more than one.
         let some = if own < 1.0 {
@@ -131,18 +139,14 @@ pub fn service(job: &Job, serve: &Serve, convention: Convention, plan: &Plan) ->
     let chunks = (fresh / chunk).ceil().max(1.0);
     let each = fresh / chunks;
     let (sum, slowest) = pricing.stages(Step { prefill: each, ..prefill_step });
-    let prefill = profile.prefill * (sum.total() + (chunks - 1.0) * slowest) + pricing.hops(each);
+    let prefill = (profile.prefill * sum.total()).max(pp * eager)
+        + (chunks - 1.0) * (profile.prefill * slowest).max(eager)
+        + pricing.hops(each);
 
-    // What prefills together ends together: cohorts of a closed loop wait for each other, its first wave most of all.
     let balanced = if profile.aligned_prefill && load.ranks > 1.0 { BALANCED_STEPS * decode } else { 0.0 };
     let first = FIRST_TOKEN_S + profile.first_steps * decode + balanced + prefill;
-    let queue = rate * osl * stall;
     let burst = first + profile.burst_share * queue;
-    let steady = match serve.arrivals {
-        Arrivals::Steady | Arrivals::Burst10x => first + (profile.burst_share - FIRST_WAVE).max(0.0) * queue,
-        // Requests that come by themselves form no cohorts; what they wait is the queue's business.
-        Arrivals::Poisson => first,
-    };
+    let steady = first + cohorts;
     // What the cache cannot hold waits for a whole answer of those before it.
     let waiting = (wanted / load.requests - 1.0).max(0.0) * (prefill + osl * tpot);
     let ttft = match serve.arrivals {

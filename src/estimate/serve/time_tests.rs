@@ -101,3 +101,44 @@ fn newer_releases_answer_sooner() {
     assert!(of(Some(Release(0, 19, 0))) < of(None));
     assert!((of(Some(Release(0, 11, 2))) - of(None)).abs() < 1e-12);
 }
+
+#[test]
+fn a_token_hits_its_own_experts_and_skewed_routers_hit_fewer() {
+    let share = super::super::step::hit_share;
+    for twice in [1, 3] {
+        assert!((share(1e-6, twice) / 1e-6 - 1.0).abs() < 1e-5, "few tokens hit an expert each");
+        let mut last = 0.0;
+        for step in 0..60 {
+            let each = 0.01 * 1.3_f64.powi(step);
+            let now = share(each, twice);
+            assert!(now > last && now < 1.0, "{each} tokens of an expert, shape {twice}/2: {now} after {last}");
+            last = now;
+        }
+    }
+    assert!(share(1.0, 1) < 0.5 && 0.5 < share(1.0, 3), "the exponential's half lies between");
+}
+
+#[test]
+fn steps_outside_of_graphs_take_the_host_time_of_their_layers() {
+    let model = catalog::model("qwen3-32b").expect("a built-in model");
+    let quant = Quant { format: WeightFormat::Fp8, scope: QuantScope::Linears };
+    let serve = Serve { isl: 1024, osl: 128, concurrency: 128, ..Serve::of(quant) };
+    let on = |cluster: &str, tp, convention| {
+        let cluster = catalog::cluster(cluster).expect("a built-in GPU in a readable shape");
+        let job = Job::new(model.clone(), cluster, Workload::Serve(serve)).expect("a workload the model takes");
+        let plan = Plan { mesh: Mesh::new(tp, 1, 1, 1, 1, tp).expect("factors that divide"), knobs: Knobs::default() };
+        service(&job, &serve, convention, &plan)
+    };
+    // Measured: 39.7 ms on four, 40.5 ms on eight.
+    let [four, eight] = [4, 8].map(|tp| on("8xh100-sxm", tp, Convention::Trtllm));
+    assert!((eight.tpot_s / four.tpot_s - 1.0).abs() < 0.1, "{} ms, {} ms", four.tpot_s * 1e3, eight.tpot_s * 1e3);
+    assert!((eight.tpot_s / 40.5e-3 - 1.0).abs() < 0.2, "{} ms", eight.tpot_s * 1e3);
+    let [four, eight] = [4, 8].map(|tp| on("8xh100-sxm", tp, Convention::Vllm));
+    assert!(
+        eight.tpot_s < 0.85 * four.tpot_s,
+        "vLLM's points show no floor: {} ms, {} ms",
+        four.tpot_s * 1e3,
+        eight.tpot_s * 1e3
+    );
+    assert!(on("8xb200-sxm", 8, Convention::Trtllm).prefill_s < 64.0 * 0.63e-3, "nor do Blackwell's");
+}
