@@ -128,10 +128,12 @@ fn serve(job: &Job, convention: Convention, plan: &Plan, out: &mut Vec<Traffic>)
     let replicas = plan.knobs.replicas.max(1);
     let ranks = (mesh.dp_attention() / replicas).max(1);
     let requests = f64::from(serve.concurrency.div_ceil(replicas).div_ceil(ranks).div_ceil(mesh.pp()).max(1));
+    // Every request decodes a token, and the drafts that its step checks.
+    let tokens = requests * f64::from(serve.mtp + 1);
     // Two-batch overlap sends each half by itself.
-    let halves = if super::serve::in_two_batches(plan, requests, false) { 2.0 } else { 1.0 };
+    let halves = if super::serve::in_two_batches(plan, tokens, false) { 2.0 } else { 1.0 };
     let h = f64::from(job.model.spec().hidden);
-    let stream = 2.0 * requests * h;
+    let stream = 2.0 * tokens * h;
     let mut report = Report { job, convention, plan, out };
     // Counted over the whole model: a token passes through every stage.
     let all = |holds: &dyn Fn(&crate::model::Block) -> bool| {
@@ -146,7 +148,7 @@ fn serve(job: &Job, convention: Convention, plan: &Plan, out: &mut Vec<Traffic>)
         Some(moe) if ranks > 1 => {
             report.add(GroupKind::Tp, Collective::AllReduce, stream / halves, halves * (mixers + dense));
             if mesh.ep() > 1 {
-                let sent = requests / halves / f64::from(mesh.tp()) * f64::from(moe.top_k);
+                let sent = tokens / halves / f64::from(mesh.tp()) * f64::from(moe.top_k);
                 report.add(GroupKind::Ep, Collective::AllToAll, sent * (h + 4.0 * h / 128.0 + 16.0), halves * moes);
                 report.add(GroupKind::Ep, Collective::AllToAll, sent * 2.0 * h, halves * moes);
             } else {

@@ -123,7 +123,7 @@ struct Candidate {
 impl Candidate {
     fn decode_step(&self, convention: Convention, requests: u32) -> f64 {
         let at = with_serve(&self.job, |s| s.concurrency = (f64::from(requests) * self.ranks) as u32);
-        at.serve().map_or(f64::INFINITY, |s| serve::speculated(&at, s, convention, &self.plan).decode_step_s)
+        at.serve().map_or(f64::INFINITY, |s| serve::service(&at, s, convention, &self.plan).decode_step_s)
     }
 }
 
@@ -146,7 +146,7 @@ fn candidates(job: &Job, space: &SpaceOptions) -> Vec<Candidate> {
             let ranks = plan.mesh.dp_attention();
             let full = with_serve(&worker, |s| s.concurrency = ranks);
             let Some(load) = full.serve() else { continue };
-            let service = serve::speculated(&full, load, convention, &plan);
+            let service = serve::service(&full, load, convention, &plan);
             let context = f64::from(load.isl) + f64::from(load.osl) * (1.0 + load.osl_spread.cv2) / 2.0;
             let slots = service.kv_tokens_per_replica / f64::from(ranks) / context;
             let most = serve::EngineProfile::of(convention).max_sequences;

@@ -16,7 +16,7 @@
 //! Sources: Kleinrock, Queueing Systems I, ch. 5; Sakasegawa 1977; the variance of a Poisson population of fixed stay `L`,
 //! averaged over a window of `L`, is 2/3 of its mean. `queue_tests.rs` plays the same engine out, request by request.
 
-use super::{EngineProfile, Load as Sizes, Service, kv_tokens_per_rank, speculated};
+use super::{EngineProfile, Load as Sizes, Service, kv_tokens_per_rank, service};
 use crate::job::{Arrivals, Job, Load, Percentile, Serve};
 use crate::lengths::{exp, ln};
 use crate::mesh::Convention;
@@ -155,7 +155,7 @@ impl<'a> Engine<'a> {
     }
 
     fn price(&self, serve: &Serve) -> Service {
-        speculated(self.job, serve, self.convention, self.plan)
+        service(self.job, serve, self.convention, self.plan)
     }
 
     /// Seconds from a request's arrival to its last token.

@@ -1,4 +1,4 @@
-//! One step of an engine: some requests decode a token each, some tokens of a prompt are prefilled beside them.
+//! One step of an engine: some requests decode a token each, and its drafts; some tokens of a prompt are prefilled beside them.
 
 use super::{EngineProfile, Load};
 use crate::cluster::{Collective, ExpertFit, GemmKind};
@@ -74,8 +74,10 @@ pub(crate) fn in_two_batches(plan: &Plan, tokens: f64, prefills: bool) -> bool {
 /// A step on one attention rank.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Step {
-    /// Requests that decode a token.
+    /// Requests that decode.
     pub(super) decode: f64,
+    /// Tokens each of them decodes: one, and the drafts it checks.
+    pub(super) rows: f64,
     /// Their mean context.
     pub(super) context: f64,
     /// Tokens that are prefilled.
@@ -85,8 +87,12 @@ pub(super) struct Step {
 }
 
 impl Step {
+    const fn decoded(self) -> f64 {
+        self.decode * self.rows
+    }
+
     const fn tokens(self) -> f64 {
-        self.decode + self.prefill
+        self.decoded() + self.prefill
     }
 }
 
@@ -248,7 +254,7 @@ impl<'a> Pricing<'a> {
                 let heads = f64::from(a.heads) / f64::from(mesh.tp());
                 let (latent, rope) = (f64::from(a.kv_lora), f64::from(a.rope));
                 let peak = gpu.peak16().get();
-                let flop = 2.0 * requests * heads * (2.0 * latent + rope) * seen;
+                let flop = 2.0 * step.decoded() * heads * (2.0 * latent + rope) * seen;
                 // The indexer reads its own key of every token.
                 let index = a.indexer.map_or(0.0, |i| kept * (f64::from(i.dim) + 4.0));
                 let bytes =
@@ -256,7 +262,7 @@ impl<'a> Pricing<'a> {
                 let absorbed = heads * latent * (f64::from(a.nope) + f64::from(a.v));
                 IN_GRAPH * 14.5e-6
                     + (flop / (0.72 * peak)).hypot(bytes / bandwidth(fit.memory))
-                    + 2.0 * requests * absorbed / (0.5 * peak)
+                    + 2.0 * step.decoded() * absorbed / (0.5 * peak)
                     + 2.0 * absorbed / (0.8 * gpu.hbm.get())
             }
         }
@@ -300,7 +306,7 @@ impl<'a> Pricing<'a> {
         let ep = f64::from(mesh.ep());
         // All attention ranks of a stage route into the same experts; their prefills coincide where the engine sees to it.
         let together = if self.profile.aligned_prefill { self.load.ranks } else { 1.0 };
-        let routed = (step.decode * self.load.ranks + step.prefill * together) * f64::from(moe.top_k);
+        let routed = (step.decoded() * self.load.ranks + step.prefill * together) * f64::from(moe.top_k);
         // A step may be nothing but a share of a token.
         let each = (routed / experts).max(1e-9);
         let hit = experts / ep * hit_share(each, if moe.bias { SKEWED } else { EVEN });
@@ -375,7 +381,7 @@ impl<'a> Pricing<'a> {
         }
         let h = f64::from(model.spec().hidden);
         let width = f64::from(model.spec().vocab) / f64::from(mesh.tp());
-        let sampled = step.decode + step.prefill / step.length.max(1.0);
+        let sampled = step.decoded() + step.prefill / step.length.max(1.0);
         let (mut sum, mut slowest) = (ServeLedger::EMPTY, 0.0_f64);
         for stage in 0..mesh.pp() {
             let span = StageSpan::of(self.convention, model, self.plan, stage);

@@ -1,8 +1,8 @@
 //! How fast a plan answers under its load.
 
-use super::kv_tokens_per_rank;
 use super::memory::prefill_tokens;
 use super::step::{Pricing, Step};
+use super::{accepted, kv_tokens_per_rank};
 use crate::cost::{ServeLedger, ServeTerm};
 use crate::job::{Arrivals, Job, Serve};
 use crate::mesh::Convention;
@@ -21,7 +21,7 @@ pub struct Service {
     pub tpot_s: f64,
     /// The same by term.
     pub tpot: ServeLedger,
-    /// Seconds of one decode step alone.
+    /// Seconds of one decode step alone, over the tokens that it yields.
     pub decode_step_s: f64,
     /// Seconds to prefill one request.
     pub prefill_s: f64,
@@ -60,8 +60,9 @@ const FIRST_WAVE: f64 = 0.05;
 ///
 /// ```text
 /// stall = what one request's prefill adds to the steps it runs in
-/// TPOT  = decode step with host (b, isl + osl/2) + others/osl stall f,  f = osl TPOT / (osl TPOT + 3.1 stall)
-/// TTFT  = c0 + first steps + prefill + kappa others stall; in the steady state without the first wave's .05 of kappa
+/// TPOT  = decode step with host (b, isl + osl/2) / y + others/osl stall f,  f = osl TPOT / (osl TPOT + 4 stall + cohorts)
+/// TTFT  = c0 + first steps + prefill + kappa others stall; in the steady state without the first wave's .05 of kappa: cohorts
+/// step  = D(n + 1 rows a request) + n D(1 row) / L,  y = 1 + a + ... + a^n tokens, with n drafted ones
 /// ```
 /// In a closed loop every other request prefills once in my lifetime; `f` of them while I decode. With many requests of short
 /// answers several prefill in one step. With a pipeline, `pp` groups of requests are in flight, and a step takes as long as its
@@ -81,25 +82,37 @@ pub fn service(job: &Job, serve: &Serve, convention: Convention, plan: &Plan) ->
     let pp = f64::from(plan.mesh.pp());
     let batch = (load.requests / pp).max(1.0);
     let (isl, osl) = serve.mean_lengths();
-    let alone = Step { decode: batch, context: load.context, prefill: 0.0, length: isl };
-    let host = profile.host_s + profile.request_s * load.requests * load.ranks;
-    let (mut token, slowest) = pricing.stages(alone);
+    let rows = f64::from(serve.mtp + 1);
+    let yields = accepted(serve.mtp, serve.mtp_acceptance);
+    let alone = Step { decode: batch, rows, context: load.context, prefill: 0.0, length: isl };
+    // Every row is sampled.
+    let host = profile.host_s + profile.request_s * load.requests * rows * load.ranks;
+    let (mut step, slowest) = pricing.stages(alone);
     // Fewer requests than stages leave stages idle; then a token passes through all of them.
-    let apart = token.total();
-    token.add(ServeTerm::Pp, pricing.hops(batch).max(pp.min(load.requests) * slowest - apart));
-    token.add(ServeTerm::Host, host);
-    let decode = token.total();
+    let apart = step.total();
+    step.add(ServeTerm::Pp, pricing.hops(batch * rows).max(pp.min(load.requests) * slowest - apart));
+    if serve.mtp > 0 {
+        // Each draft takes one more layer, a row a request.
+        let (drafting, _) = pricing.stages(Step { rows: 1.0, ..alone });
+        step.add_all(&drafting, f64::from(serve.mtp) / f64::from(job.model.layers()));
+    }
+    step.add(ServeTerm::Host, host);
+    let mut token = ServeLedger::EMPTY;
+    token.add_all(&step, 1.0 / yields);
+    let decode = step.total();
 
     // Every other request of my rank prefills once while I am there; where ranks do not prefill together, each rank's stalls all.
     let ranks = if profile.aligned_prefill { 1.0 } else { load.ranks };
     let present = load.requests.min(f64::from(serve.concurrency) / (load.ranks * load.replicas));
-    let rate = (present * ranks - 1.0).max(0.0) / ranks / osl;
+    let others = (present * ranks - 1.0).max(0.0) / ranks;
+    // In one step.
+    let rate = others * yields / osl;
     let chunk = prefill_tokens(job, convention);
     let fresh = (isl * (1.0 - serve.prefix_hit)).max(1.0);
     let tokens = (fresh * rate.max(1.0)).min(chunk);
     // Attention works on squares of lengths, whose mean grows with their spread.
     let length = isl * (1.0 + serve.isl_spread.cv2);
-    let prefill_step = Step { decode: 0.0, context: load.context, prefill: tokens, length };
+    let prefill_step = Step { decode: 0.0, prefill: tokens, length, ..alone };
     let (_, apart) = pricing.stages(prefill_step);
     // What a step takes longer when it prefills so many tokens. Not less: a step that mixes is cut in two only from more tokens on, and
     // a few more of them may take less than two halves.
@@ -111,14 +124,14 @@ pub fn service(job: &Job, serve: &Serve, convention: Convention, plan: &Plan) ->
         (profile.prefill * apart).max(eager) + host
     };
     let stall = fresh / tokens * longer;
-    let queue = rate * osl * stall;
+    let queue = others * stall;
     // What prefills together ends together: cohorts of a closed loop wait for each other, its first wave most of all. Requests that
     // come by themselves form none; what they wait is the queue's business.
     let cohorts = match serve.arrivals {
         Arrivals::Steady | Arrivals::Burst10x => (profile.burst_share - FIRST_WAVE).max(0.0) * queue,
         Arrivals::Poisson => 0.0,
     };
-    let mut tpot = decode;
+    let mut tpot = decode / yields;
     for _ in 0..4 {
         let answering = osl * tpot / (osl * tpot + WAIT * stall + cohorts);
         let own = rate * fresh / tokens * answering;
@@ -130,10 +143,10 @@ pub fn service(job: &Job, serve: &Serve, convention: Convention, plan: &Plan) ->
         } else {
             own
         };
-        tpot = decode + some * longer;
+        tpot = (decode + some * longer) / yields;
     }
 
-    token.add(ServeTerm::Prefill, tpot - decode);
+    token.add(ServeTerm::Prefill, tpot - decode / yields);
     let tpot = token.total();
 
     let chunks = (fresh / chunk).ceil().max(1.0);
@@ -162,7 +175,7 @@ pub fn service(job: &Job, serve: &Serve, convention: Convention, plan: &Plan) ->
         ttft_burst_s: burst + waiting,
         tpot_s: tpot,
         tpot: token,
-        decode_step_s: decode,
+        decode_step_s: decode / yields,
         prefill_s: prefill,
         prefill_stall_s: stall * ranks,
         output_tokens_per_s: in_flight * osl / answer,
