@@ -323,7 +323,7 @@ pub struct Serve {
 pub const MTP_ACCEPTANCE: f64 = 0.6;
 
 /// The most tokens a step may draft.
-const MOST_MTP: u32 = 16;
+pub(crate) const MOST_MTP: u32 = 16;
 
 impl Serve {
     /// Mean tokens of a prompt and of an answer, as they arrive: at least one of each.

@@ -297,6 +297,7 @@ fn job(read: &ReadCommand, model: &crate::model::Model, cluster: &Cluster) -> Op
             serve.concurrency = 1;
             serve.kv_cache = read.serve.kv_cache.unwrap_or(serve.kv_cache);
             serve.memory_fraction = read.serve.memory_fraction;
+            serve.mtp = read.serve.mtp.unwrap_or(0);
         }
     }
     Job::new(job.model, job.cluster, job.workload).ok()

@@ -78,7 +78,9 @@ fn model(name: &str, mixer: Mixer, with_experts: bool) -> Model {
 
 fn models() -> [Model; 3] {
     let mla = Mixer::Mla(Mla { heads: 32, q_lora: 1536, kv_lora: 512, nope: 128, rope: 64, v: 128, indexer: None });
-    [model("acme/dense-7b", gqa(), false), model("acme/moe-16b", gqa(), true), model("acme/latent-16b", mla, true)]
+    let latent = model("acme/latent-16b", mla, true);
+    let drafting = Model::new(ModelSpec { mtp: 1, ..latent.spec().clone() }).expect("a consistent model");
+    [model("acme/dense-7b", gqa(), false), model("acme/moe-16b", gqa(), true), drafting]
 }
 
 fn cluster(nodes: u32) -> Cluster {
@@ -136,6 +138,7 @@ fn serving(model: &Model, nodes: u32, dice: &mut Dice) -> Job {
         concurrency: 64,
         kv_cache: *dice.pick(&KvFormat::ALL),
         memory_fraction: Some(0.9),
+        mtp: *dice.pick(&[0, 1, 3]),
         ..Serve::of(Quant::NONE)
     };
     Job::new(model.clone(), cluster(nodes), Workload::Serve(serve)).expect("a workload the model takes")
@@ -303,6 +306,9 @@ fn check_sizes(job: &Job, plan: &Plan, back: &ReadCommand, text: &str) {
             assert_eq!(back.model.name.as_deref(), Some(job.model.name()));
             assert_eq!(back.serve.max_model_len, Some(5056));
             assert_eq!(back.serve.memory_fraction, Some(0.9));
+            // A model without a predictor starts no drafts.
+            let drafts = if job.model.spec().mtp > 0 { serve.mtp } else { 0 };
+            assert_eq!(back.serve.mtp, (drafts > 0).then_some(drafts), "{text}");
             assert_eq!(back.serve.kv_cache, (serve.kv_cache == KvFormat::Fp8).then_some(KvFormat::Fp8));
         }
     }

@@ -87,6 +87,11 @@ impl Keys {
         }
     }
 
+    /// A number in a range.
+    pub(super) fn number(&self, name: &str, least: u32, most: u32) -> Result<Option<u32>, CommandError> {
+        self.find(name)?.map(|key| number(key.line, name, &key.value, least, most)).transpose()
+    }
+
     /// A size.
     pub(super) fn size(&self, name: &str) -> Result<Option<u32>, CommandError> {
         match self.find(name)? {

@@ -93,6 +93,8 @@ pub struct ServeHints {
     pub memory_fraction: Option<f64>,
     /// KV cache format.
     pub kv_cache: Option<KvFormat>,
+    /// Tokens that the model's own predictor drafts in a step.
+    pub mtp: Option<u32>,
 }
 
 /// What a script says of the model.

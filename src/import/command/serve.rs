@@ -4,7 +4,7 @@ use super::flags::{MOST_SIZE, number};
 use super::keys::Keys;
 use super::{CommandError, ReadCommand, Source};
 use crate::framework::Framework;
-use crate::job::KvFormat;
+use crate::job::{KvFormat, MOST_MTP};
 use crate::plan::Toggle;
 
 const KV: [(&str, Option<KvFormat>); 9] = [
@@ -44,8 +44,38 @@ pub(super) fn vllm(source: &Source<'_>) -> Result<ReadCommand, CommandError> {
     out.serve.max_num_seqs = f.size(&["--max-num-seqs"])?;
     out.serve.memory_fraction = f.share(&["--gpu-memory-utilization"])?;
     out.serve.kv_cache = f.choice(&["--kv-cache-dtype"], &KV)?.flatten();
+    drafted(source, &mut out)?;
     served(&mut out);
     Ok(out)
+}
+
+/// `--speculative-config '{"method": "mtp", "num_speculative_tokens": 3}'`.
+fn drafted(source: &Source<'_>, out: &mut ReadCommand) -> Result<(), CommandError> {
+    let f = &source.flags;
+    let Some(text) = f.text(&["--speculative-config"])? else { return Ok(()) };
+    let (line, flag) = f.place(&["--speculative-config"]);
+    let allowed = || {
+        let example = "{\"method\":\"mtp\",\"num_speculative_tokens\":1}";
+        CommandError::new(line, &flag, text, format!("a JSON object such as {example}, with up to {MOST_MTP} tokens"))
+    };
+    let value: serde_json::Value = serde_json::from_str(text).map_err(|_| allowed())?;
+    let value = value.as_object().ok_or_else(allowed)?;
+    let method = value.get("method").and_then(serde_json::Value::as_str).unwrap_or("a draft model");
+    if !method.contains("mtp") {
+        out.notes.push(other_drafts(method));
+        return Ok(());
+    }
+    let tokens = match value.get("num_speculative_tokens") {
+        None => 1,
+        Some(n) => n.as_u64().and_then(|n| u32::try_from(n).ok()).filter(|n| *n <= MOST_MTP).ok_or_else(allowed)?,
+    };
+    out.serve.mtp = Some(tokens);
+    Ok(())
+}
+
+/// What is said of drafts that do not come from the model's own predictor.
+fn other_drafts(method: &str) -> String {
+    format!("speculative tokens of {method} are not counted: neither its memory nor its speed")
 }
 
 const fn two_batches(switched_on: bool) -> Toggle {
@@ -125,6 +155,14 @@ pub(super) fn sglang(source: &Source<'_>) -> Result<ReadCommand, CommandError> {
     out.serve.max_num_seqs = f.size(&["--max-running-requests"])?;
     out.serve.memory_fraction = f.share(&["--mem-fraction-static"])?;
     out.serve.kv_cache = f.choice(&["--kv-cache-dtype"], &KV)?.flatten();
+    // A draft model of another path is somebody's own; without one the model's predictor drafts.
+    match f.text(&["--speculative-algorithm"])? {
+        Some("EAGLE" | "NEXTN") if f.text(&["--speculative-draft-model-path", "--speculative-draft"])?.is_none() => {
+            out.serve.mtp = f.number(&["--speculative-num-steps"], 0, MOST_MTP)?;
+        }
+        Some(other) => out.notes.push(other_drafts(other)),
+        None => {}
+    }
     served(&mut out);
     Ok(out)
 }
@@ -159,6 +197,7 @@ pub(super) fn trtllm(source: &Source<'_>) -> Result<ReadCommand, CommandError> {
     out.serve.max_num_seqs = keys.size("max_batch_size")?.or(f.size(&["--max-batch-size"])?);
     let memory = f.share(&["--kv-cache-free-gpu-memory-fraction", "--free-gpu-memory-fraction"])?;
     out.serve.memory_fraction = keys.share("free_gpu_memory_fraction")?.or(memory);
+    out.serve.mtp = keys.number("num_nextn_predict_layers", 0, MOST_MTP)?;
     let dtype = keys.text("dtype").ok().flatten();
     out.serve.kv_cache = dtype.and_then(|word| KV.iter().find(|(name, _)| *name == word)).and_then(|(_, kv)| *kv);
     served(&mut out);

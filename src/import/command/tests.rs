@@ -338,3 +338,37 @@ fn garbage_is_survived() {
         }
     }
 }
+
+#[test]
+fn drafts_are_read_and_those_of_other_models_told() {
+    let of = |flags: &str| {
+        read(&format!("vllm serve deepseek-ai/DeepSeek-R1 -tp 8 {flags}\n")).map(|r| (r.serve.mtp, r.notes))
+    };
+    let told = |config: &str| of(&format!("--speculative-config '{config}'"));
+    assert_eq!(of("").expect("a command"), (None, Vec::new()));
+    assert_eq!(told(r#"{"method":"deepseek_mtp","num_speculative_tokens":2}"#).expect("a command").0, Some(2));
+    assert_eq!(told(r#"{"method":"mtp"}"#).expect("a command").0, Some(1));
+    for other in [r#"{"method":"ngram","num_speculative_tokens":4}"#, r#"{"model":"acme/draft-1b"}"#] {
+        let (drafts, notes) = told(other).expect("a command");
+        assert!(drafts.is_none() && notes[0].contains("not counted"), "{notes:?}");
+    }
+    for wrong in [
+        "3",
+        "{",
+        "[]x",
+        r#"{"method":"mtp","num_speculative_tokens":99}"#,
+        r#"{"method":"mtp","num_speculative_tokens":-1}"#,
+    ] {
+        let error = told(wrong).expect_err("not drafts").to_string();
+        assert!(error.contains("--speculative-config"), "{error}");
+    }
+    let sglang = |flags: &str| {
+        read(&format!("python -m sglang.launch_server --model-path a/b --tp 8 {flags}\n")).expect("a command").serve.mtp
+    };
+    assert_eq!(sglang("--speculative-algorithm EAGLE --speculative-num-steps 3"), Some(3));
+    assert_eq!(
+        sglang("--speculative-algorithm EAGLE --speculative-num-steps 3 --speculative-draft-model-path x/y"),
+        None
+    );
+    assert_eq!(sglang("--speculative-algorithm NGRAM"), None);
+}
