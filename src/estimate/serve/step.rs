@@ -1,7 +1,7 @@
 //! One step of an engine: some requests decode a token each, and its drafts; some tokens of a prompt are prefilled beside them.
 
 use super::{EngineProfile, Load};
-use crate::cluster::{Collective, ExpertFit, GemmKind};
+use crate::cluster::{Architecture, Collective, ExpertFit, GemmKind, KernelMaker};
 use crate::cost::compute::{self, Engine};
 use crate::cost::memory as mem;
 use crate::cost::network::{self, Exchange, Tier};
@@ -24,7 +24,7 @@ const AROUND_PROJECTION: f64 = 1.0;
 /// The same for nvfp4 weights, whose inputs are scaled by blocks of 16.
 const AROUND_NVFP4_PROJECTION: f64 = 1.9;
 
-/// The same for weights scaled by blocks, whose inputs are quantised by a kernel of their own.
+/// The same for weights scaled by blocks, whose inputs are quantised by a kernel of their own and whose scales are laid out anew.
 const AROUND_BLOCK_PROJECTION: f64 = 3.0;
 
 /// Small kernels beside the experts' fused one: two norms, router, scores, top-k, sorting, sum.
@@ -122,10 +122,12 @@ pub(super) struct Pricing<'a> {
 }
 
 /// Small kernels around a projection.
-const fn around(format: WeightFormat) -> f64 {
+fn around(format: WeightFormat, kernels: KernelMaker, on: Architecture) -> f64 {
     match format {
         WeightFormat::Fp8 | WeightFormat::Int8 => AROUND_PROJECTION,
         WeightFormat::Nvfp4 => AROUND_NVFP4_PROJECTION,
+        // FlashInfer's GEMM, which takes the scales as they are written.
+        WeightFormat::Fp8Block if kernels == KernelMaker::Sglang && on == Architecture::Blackwell => AROUND_PROJECTION,
         WeightFormat::Fp8Block => AROUND_BLOCK_PROJECTION,
         // No narrow input to write.
         WeightFormat::Fp32 | WeightFormat::Bf16 | WeightFormat::Fp16 | WeightFormat::Int4 | WeightFormat::Mxfp4 => 0.0,
@@ -154,7 +156,7 @@ impl<'a> Pricing<'a> {
         let engine = |format: WeightFormat| Gemms {
             engine: Engine::new(gpu, compute::serve_kind(format, gpu)),
             bytes: format.bytes(),
-            around: small_kernel * around(format),
+            around: small_kernel * around(format, profile.kernels, gpu.architecture),
         };
         Self {
             job,
