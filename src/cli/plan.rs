@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::export::{self, Format, Ranking, funnel_lines, json, text};
 use crate::goal::{self, Fleets};
 use crate::import::job::ReadJob;
-use crate::job::{Load, Serve};
+use crate::job::{Load, MTP_ACCEPTANCE, Serve};
 use crate::mesh::Convention;
 use crate::plan::Plan;
 use crate::rank::{Row, TIE};
@@ -274,9 +274,10 @@ pub(super) fn load_lines(serve: &Serve) -> Vec<String> {
     if serve.mtp > 0 {
         let each = crate::estimate::serve::accepted(serve.mtp, serve.mtp_acceptance);
         out.push(format!(
-            "{} speculative tokens a step, each taken with {:.0}% (unless given 60%, measured on random prompts): {each:.2} tokens a step",
+            "{} speculative tokens a step, each taken with {:.0}%{}: {each:.2} tokens a step",
             serve.mtp,
-            serve.mtp_acceptance * 100.0
+            serve.mtp_acceptance * 100.0,
+            if serve.mtp_acceptance == MTP_ACCEPTANCE { " (measured on random prompts)" } else { "" }
         ));
     }
     let names: Vec<String> = [("TTFT", serve.ttft), ("TPOT", serve.tpot)]

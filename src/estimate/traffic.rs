@@ -7,7 +7,7 @@ use crate::cost::ops;
 use crate::framework::{GroupKind, group};
 use crate::job::{Job, Workload};
 use crate::mesh::{Convention, Group};
-use crate::model::Mixer;
+use crate::model::{Mixer, QkNorm};
 use crate::plan::Plan;
 
 /// One kind of collective of one group.
@@ -157,6 +157,11 @@ fn serve(job: &Job, convention: Convention, plan: &Plan, out: &mut Vec<Traffic>)
             }
         }
         Some(_) | None => report.add(GroupKind::Tp, Collective::AllReduce, stream, mixers + dense + moes),
+    }
+    // A norm over all heads sums squares of queries and of keys, 32 bits each.
+    let wide = all(&|b| matches!(b.mixer, Mixer::Gqa(a) if a.qk_norm == QkNorm::Full));
+    if wide > 0.0 {
+        report.add(GroupKind::Tp, Collective::AllReduce, 8.0 * tokens, wide);
     }
     report.add(GroupKind::Pp, Collective::SendRecv, stream, f64::from(mesh.pp() - 1));
 }

@@ -158,7 +158,8 @@ fn candidates(job: &Job, space: &SpaceOptions) -> Vec<Candidate> {
                 ranks: f64::from(ranks),
                 rails: f64::from(plan.mesh.tp() * plan.mesh.cp() * plan.mesh.pp()),
                 prefill_s: service.prefill_s,
-                stall_s: service.prefill_stall_s,
+                // Nothing decodes beside it.
+                stall_s: service.prefill_stall_s.max(service.prefill_s / f64::from(plan.mesh.pp())),
                 slots: slots.min(most).max(1.0) as u32,
                 job: full,
             });
@@ -193,7 +194,7 @@ struct Worker<'a> {
     at: &'a Candidate,
     rate: f64,
     in_flight: f64,
-    /// Prefill: wait and prefill. Decode: a step.
+    /// Prefill: wait and prefill. Decode: a token.
     seconds: f64,
 }
 
@@ -202,6 +203,8 @@ fn apart(job: &Job, convention: Convention, all: &[Candidate], tpot: f64) -> Opt
     let load = job.serve()?;
     let (osl, bytes, placed) = (f64::from(load.osl), transfer_bytes(job, load), link(job));
     let layers = f64::from(job.model.layers());
+    // A decoder's first token waits for a whole step.
+    let yields = serve::accepted(load.mtp, load.mtp_acceptance);
     let send =
         |bytes: f64| network::collective(&job.cluster, placed, crate::cluster::Collective::SendRecv, bytes).get();
     // What one GPU's links carry, by the same law.
@@ -231,7 +234,7 @@ fn apart(job: &Job, convention: Convention, all: &[Candidate], tpot: f64) -> Opt
                 let rho = match load.ttft {
                     None => BUSIEST,
                     Some(target) => {
-                        let slack = target.get() - at.prefill_s - exposed - decoder.seconds;
+                        let slack = target.get() - at.prefill_s - exposed - decoder.seconds * yields;
                         (2.0 * slack / (at.stall_s * (1.0 + load.isl_spread.cv2) + 2.0 * slack)).min(BUSIEST)
                     }
                 };
@@ -258,7 +261,7 @@ fn apart(job: &Job, convention: Convention, all: &[Candidate], tpot: f64) -> Opt
                 prefill: pool(&prefiller, x),
                 decode: pool(&decoder, y),
                 requests_per_s: rate,
-                ttft_s: wait + prefiller.seconds + exposed + decoder.seconds,
+                ttft_s: wait + prefiller.seconds + exposed + decoder.seconds * yields,
                 tpot_s: decoder.seconds,
                 transfer_bytes: bytes,
                 transfer_s: whole,

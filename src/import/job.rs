@@ -349,7 +349,7 @@ fn serve_workload(
 }
 
 /// The reach of a weight format on a model: its checkpoint's own when that is the same family, else what publishers of that
-/// format do (4-bit leaves latent and linear attention in 16 bits, microscaling touches the experts alone).
+/// format do (nvfp4 leaves latent and linear attention in 16 bits, microscaling touches the experts alone).
 #[must_use]
 pub fn quant_for(model: &Model, format: WeightFormat) -> Quant {
     let own = model.quant();

@@ -136,9 +136,9 @@ impl EngineProfile {
         }
     }
 
-    /// The least time of a step with prefill that goes through so many layers, so many of them with experts.
+    /// Seconds that a step with prefill takes at least for so many layers, so many of them with experts.
     #[must_use]
-    pub fn eager(&self, layers: f64, experts: f64, on: Architecture) -> f64 {
+    pub fn eager_s(&self, layers: f64, experts: f64, on: Architecture) -> f64 {
         if matches!(on, Architecture::Hopper) {
             layers * self.eager_layer_s + experts * self.eager_experts_s
         } else {

@@ -1,4 +1,4 @@
-//! Speculative tokens: what drafted tokens (multi-token prediction) do to a service.
+//! Speculative tokens: what a step that checks drafted ones (multi-token prediction) yields. Its price is in `time.rs`.
 
 /// Tokens that one step yields when `drafted` tokens are checked and each is taken with probability `acceptance` if all before it
 /// were: `1 + a + a^2 + ...`.

@@ -18,7 +18,7 @@ use crate::plan::{Plan, Toggle};
 const IN_GRAPH: f64 = 0.55;
 
 /// Small kernels around a projection of 8-bit weights: its norm, activation or rotary embedding writes the narrow input. 16-bit
-/// projections have them fused. This and the next four are round numbers near a free fit of those times.
+/// projections have them fused. This and the next seven are near a free fit of those times.
 const AROUND_PROJECTION: f64 = 1.0;
 
 /// The same for nvfp4 weights, whose inputs are scaled by blocks of 16.
@@ -45,17 +45,12 @@ const AROUND_LINEAR: f64 = 17.0;
 /// Load of the fullest expert rank over the mean: the tables' power-law routing multiplies MoE latency by 1.05 to 1.3.
 const IMBALANCE: f64 = 1.2;
 
-/// Shape of the gamma distribution of experts' popularity, as twice itself: of models whose routers were trained to spread the load.
+/// Twice the shape of the gamma distribution of experts' popularity, 1.5: of models whose routers were trained to spread the load.
 /// Fitted, as is the next.
-const EVEN: u32 = 3;
+const TWICE_SHAPE: u32 = 3;
 
-/// The same of gpt-oss, in all three engines.
-const SKEWED: u32 = 1;
-
-/// Share of experts that get any of `each` tokens on average: 1 - (1 + each/r)^-r, for twice the shape `r`.
-pub(super) fn hit_share(each: f64, twice: u32) -> f64 {
-    1.0 - (1.0 + 2.0 * each / f64::from(twice)).sqrt().powi(-(twice as i32))
-}
+/// The same of gpt-oss, .5: it wants so in all three engines.
+const TWICE_GPT_OSS_SHAPE: u32 = 1;
 
 /// Tokens of a rank from which engines cut a step in two: vLLM's `dbo_decode_token_threshold` and `dbo_prefill_token_threshold`.
 const TWO_BATCH_DECODE: f64 = 32.0;
@@ -119,6 +114,11 @@ pub(super) struct Pricing<'a> {
     plain: Gemms,
     experts: Option<ExpertFit>,
     small_kernel: f64,
+}
+
+/// Share of experts that get any of `each` tokens on average: 1 - (1 + each/r)^-r, for twice the shape `r`.
+pub(super) fn hit_share(each: f64, twice: u32) -> f64 {
+    1.0 - (1.0 + 2.0 * each / f64::from(twice)).sqrt().powi(-(twice as i32))
 }
 
 /// Small kernels around a projection.
@@ -309,9 +309,11 @@ impl<'a> Pricing<'a> {
         // All attention ranks of a stage route into the same experts; their prefills coincide where the engine sees to it.
         let together = if self.profile.aligned_prefill { self.load.ranks } else { 1.0 };
         let routed = (step.decoded() * self.load.ranks + step.prefill * together) * f64::from(moe.top_k);
-        // A step may be nothing but a share of a token.
-        let each = (routed / experts).max(1e-9);
-        let hit = experts / ep * hit_share(each, if moe.bias { SKEWED } else { EVEN });
+        let each = routed / experts;
+        // Biases in experts and router are gpt-oss's mark.
+        let twice = if moe.bias { TWICE_GPT_OSS_SHAPE } else { TWICE_SHAPE };
+        // The experts of one token differ.
+        let hit = experts / ep * hit_share(each, twice).max(each.min(f64::from(moe.top_k) / experts));
         let weights = matrices(moe.gated) as f64 * h * inner;
         let balance = if mesh.ep() > 1 { IMBALANCE } else { 1.0 };
         let rows = (routed / ep * balance).max(hit * fit.rows);
@@ -381,8 +383,6 @@ impl<'a> Pricing<'a> {
         for (kind, time) in kinds.iter_mut().enumerate().take(model.blocks().len()) {
             *time = self.layer(kind, step);
         }
-        let h = f64::from(model.spec().hidden);
-        let width = f64::from(model.spec().vocab) / f64::from(mesh.tp());
         let sampled = step.decoded() + step.prefill / step.length.max(1.0);
         let (mut sum, mut slowest) = (ServeLedger::EMPTY, 0.0_f64);
         for stage in 0..mesh.pp() {
@@ -392,7 +392,7 @@ impl<'a> Pricing<'a> {
                 time.add_all(layer, f64::from(span.count(model, kind)));
             }
             if stage + 1 == mesh.pp() {
-                time.add(ServeTerm::Projections, self.plain.engine.gemm(sampled, width, h, 1.0, 2.0));
+                time.add(ServeTerm::Projections, self.head(sampled));
             }
             sum.add_all(&time, 1.0);
             slowest = slowest.max(time.total());
@@ -400,14 +400,28 @@ impl<'a> Pricing<'a> {
         (sum, slowest)
     }
 
-    /// The least time of a step with prefill on one stage.
-    pub(super) fn eager(&self) -> f64 {
+    /// Seconds of drafting one token a request: a layer like the last, and the head.
+    pub(super) fn draft(&self, step: Step) -> ServeLedger {
+        let mut time = self.layer(self.job.model.last_kind(), step);
+        time.add(ServeTerm::Projections, self.head(step.decoded()));
+        time
+    }
+
+    /// Seconds of the output projection.
+    fn head(&self, sampled: f64) -> f64 {
+        let spec = self.job.model.spec();
+        let width = f64::from(spec.vocab) / f64::from(self.plan.mesh.tp());
+        self.plain.engine.gemm(sampled, width, f64::from(spec.hidden), 1.0, 2.0)
+    }
+
+    /// Seconds that a step with prefill takes on one stage at least.
+    pub(super) fn eager_s(&self) -> f64 {
         let model = &self.job.model;
         let count = |kind: usize| f64::from(model.count(kind, 0, model.layers()));
         let experts: f64 =
             model.blocks().iter().enumerate().filter(|(_, b)| b.mlp.moe.is_some()).map(|(kind, _)| count(kind)).sum();
         let stages = f64::from(self.plan.mesh.pp());
-        self.profile.eager(f64::from(model.layers()) / stages, experts / stages, self.job.cluster.gpu.architecture)
+        self.profile.eager_s(f64::from(model.layers()) / stages, experts / stages, self.job.cluster.gpu.architecture)
     }
 
     /// Seconds of all hops between stages for so many tokens.

@@ -83,20 +83,22 @@ pub fn service(job: &Job, serve: &Serve, convention: Convention, plan: &Plan) ->
     let batch = (load.requests / pp).max(1.0);
     let (isl, osl) = serve.mean_lengths();
     let rows = f64::from(serve.mtp + 1);
-    let yields = accepted(serve.mtp, serve.mtp_acceptance);
+    // An answer has no more tokens than it has.
+    let yields = accepted(serve.mtp, serve.mtp_acceptance).min(osl.max(1.0));
     let alone = Step { decode: batch, rows, context: load.context, prefill: 0.0, length: isl };
     // Every row is sampled.
-    let host = profile.host_s + profile.request_s * load.requests * rows * load.ranks;
+    let host = |rows: f64| profile.host_s + profile.request_s * load.requests * rows * load.ranks;
+    // Groups of requests in flight.
+    let groups = pp.min(load.requests);
     let (mut step, slowest) = pricing.stages(alone);
     // Fewer requests than stages leave stages idle; then a token passes through all of them.
     let apart = step.total();
-    step.add(ServeTerm::Pp, pricing.hops(batch * rows).max(pp.min(load.requests) * slowest - apart));
+    step.add(ServeTerm::Pp, pricing.hops(batch * rows).max(groups * slowest - apart));
     if serve.mtp > 0 {
-        // Each draft takes one more layer, a row a request.
-        let (drafting, _) = pricing.stages(Step { rows: 1.0, ..alone });
-        step.add_all(&drafting, f64::from(serve.mtp) / f64::from(job.model.layers()));
+        // Each draft takes one more layer and the head on the last stage, a row a request.
+        step.add_all(&pricing.draft(Step { rows: 1.0, ..alone }), f64::from(serve.mtp) * groups);
     }
-    step.add(ServeTerm::Host, host);
+    step.add(ServeTerm::Host, host(rows));
     let mut token = ServeLedger::EMPTY;
     token.add_all(&step, 1.0 / yields);
     let decode = step.total();
@@ -105,8 +107,8 @@ pub fn service(job: &Job, serve: &Serve, convention: Convention, plan: &Plan) ->
     let ranks = if profile.aligned_prefill { 1.0 } else { load.ranks };
     let present = load.requests.min(f64::from(serve.concurrency) / (load.ranks * load.replicas));
     let others = (present * ranks - 1.0).max(0.0) / ranks;
-    // In one step.
-    let rate = others * yields / osl;
+    // In the step of one group.
+    let rate = others * yields / osl / groups;
     let chunk = prefill_tokens(job, convention);
     let fresh = (isl * (1.0 - serve.prefix_hit)).max(1.0);
     let tokens = (fresh * rate.max(1.0)).min(chunk);
@@ -116,12 +118,12 @@ pub fn service(job: &Job, serve: &Serve, convention: Convention, plan: &Plan) ->
     let (_, apart) = pricing.stages(prefill_step);
     // What a step takes longer when it prefills so many tokens. Not less: a step that mixes is cut in two only from more tokens on, and
     // a few more of them may take less than two halves.
-    let eager = pricing.eager();
+    let eager = pricing.eager_s();
     let longer = if profile.mixes {
         let mixed = pricing.stages(Step { decode: batch, ..prefill_step }).1;
         ((mixed - slowest).max(0.0) + (profile.prefill - 1.0) * apart).max(eager - slowest)
     } else {
-        (profile.prefill * apart).max(eager) + host
+        (profile.prefill * apart).max(eager) + host(1.0)
     };
     let stall = fresh / tokens * longer;
     let queue = others * stall;
@@ -143,7 +145,7 @@ pub fn service(job: &Job, serve: &Serve, convention: Convention, plan: &Plan) ->
         } else {
             own
         };
-        tpot = (decode + some * longer) / yields;
+        tpot = (decode + groups * some * longer) / yields;
     }
 
     token.add(ServeTerm::Prefill, tpot - decode / yields);

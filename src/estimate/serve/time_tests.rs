@@ -1,5 +1,6 @@
 //! Measured exchanges and answers across nodes, against ours.
 
+use super::super::EngineProfile;
 use super::*;
 use crate::catalog;
 use crate::cluster::Cluster;
@@ -115,6 +116,7 @@ fn a_token_hits_its_own_experts_and_skewed_routers_hit_fewer() {
             last = now;
         }
     }
+    assert!((share(1.0, 2) - 0.5).abs() < 1e-12, "an exponential hits x / (1 + x)");
     assert!(share(1.0, 1) < 0.5 && 0.5 < share(1.0, 3), "the exponential's half lies between");
 }
 
@@ -140,5 +142,22 @@ fn steps_outside_of_graphs_take_the_host_time_of_their_layers() {
         four.tpot_s * 1e3,
         eight.tpot_s * 1e3
     );
-    assert!(on("8xb200-sxm", 8, Convention::Trtllm).prefill_s < 64.0 * 0.63e-3, "nor do Blackwell's");
+    assert!(
+        on("8xb200-sxm", 8, Convention::Trtllm).prefill_s < 64.0 * EngineProfile::of(Convention::Trtllm).eager_layer_s,
+        "nor do Blackwell's"
+    );
+}
+
+#[test]
+fn every_group_of_a_pipeline_waits_for_the_host() {
+    let model = catalog::model("qwen3-32b").expect("a built-in model");
+    let quant = Quant { format: WeightFormat::Fp8, scope: QuantScope::Linears };
+    let serve = Serve { isl: 1024, osl: 128, concurrency: 1024, ..Serve::of(quant) };
+    let cluster = catalog::cluster("8xh100-sxm").expect("a built-in GPU in a readable shape");
+    let job = Job::new(model, cluster, Workload::Serve(serve)).expect("a workload the model takes");
+    let plan = Plan { mesh: Mesh::new(4, 1, 2, 1, 1, 4).expect("factors that divide"), knobs: Knobs::default() };
+    let tpot = service(&job, &serve, Convention::Trtllm, &plan).tpot_s;
+    // More prompts than steps: both groups prefill in every step, each through 32 layers of every stage.
+    let least = 2.0 * 32.0 * EngineProfile::of(Convention::Trtllm).eager_layer_s;
+    assert!(tpot > 0.95 * least, "{} ms, {} at least", tpot * 1e3, least * 1e3);
 }

@@ -49,10 +49,20 @@ pub(super) fn vllm(source: &Source<'_>) -> Result<ReadCommand, CommandError> {
     Ok(out)
 }
 
-/// `--speculative-config '{"method": "mtp", "num_speculative_tokens": 3}'`.
+/// `--speculative-config '{"method": "mtp", "num_speculative_tokens": 3}'`, or its keys as flags.
 fn drafted(source: &Source<'_>, out: &mut ReadCommand) -> Result<(), CommandError> {
     let f = &source.flags;
-    let Some(text) = f.text(&["--speculative-config"])? else { return Ok(()) };
+    let tokens = f.number(&["--speculative-config.num-speculative-tokens"], 0, MOST_MTP)?;
+    let method = f.text(&["--speculative-config.method"])?;
+    let Some(text) = f.text(&["--speculative-config"])? else {
+        match method {
+            Some(method) if method.contains("mtp") => out.serve.mtp = Some(tokens.unwrap_or(1)),
+            Some(method) => out.notes.push(other_drafts(method)),
+            None if tokens.is_some() => out.notes.push(other_drafts("a draft model")),
+            None => {}
+        }
+        return Ok(());
+    };
     let (line, flag) = f.place(&["--speculative-config"]);
     let allowed = || {
         let example = "{\"method\":\"mtp\",\"num_speculative_tokens\":1}";
@@ -159,6 +169,9 @@ pub(super) fn sglang(source: &Source<'_>) -> Result<ReadCommand, CommandError> {
     match f.text(&["--speculative-algorithm"])? {
         Some("EAGLE" | "NEXTN") if f.text(&["--speculative-draft-model-path", "--speculative-draft"])?.is_none() => {
             out.serve.mtp = f.number(&["--speculative-num-steps"], 0, MOST_MTP)?;
+            if out.serve.mtp.is_none() {
+                out.notes.push("the engine chooses how many tokens it drafts: none are counted".into());
+            }
         }
         Some(other) => out.notes.push(other_drafts(other)),
         None => {}
@@ -197,7 +210,11 @@ pub(super) fn trtllm(source: &Source<'_>) -> Result<ReadCommand, CommandError> {
     out.serve.max_num_seqs = keys.size("max_batch_size")?.or(f.size(&["--max-batch-size"])?);
     let memory = f.share(&["--kv-cache-free-gpu-memory-fraction", "--free-gpu-memory-fraction"])?;
     out.serve.memory_fraction = keys.share("free_gpu_memory_fraction")?.or(memory);
-    out.serve.mtp = keys.number("num_nextn_predict_layers", 0, MOST_MTP)?;
+    match keys.text("decoding_type")? {
+        Some("MTP") => out.serve.mtp = Some(keys.number("num_nextn_predict_layers", 0, MOST_MTP)?.unwrap_or(1)),
+        Some(other) => out.notes.push(other_drafts(other)),
+        None => {}
+    }
     let dtype = keys.text("dtype").ok().flatten();
     out.serve.kv_cache = dtype.and_then(|word| KV.iter().find(|(name, _)| *name == word)).and_then(|(_, kv)| *kv);
     served(&mut out);

@@ -362,13 +362,30 @@ fn drafts_are_read_and_those_of_other_models_told() {
         let error = told(wrong).expect_err("not drafts").to_string();
         assert!(error.contains("--speculative-config"), "{error}");
     }
+    assert_eq!(
+        of("--speculative-config.method mtp --speculative-config.num_speculative_tokens 2").expect("a command").0,
+        Some(2)
+    );
     let sglang = |flags: &str| {
-        read(&format!("python -m sglang.launch_server --model-path a/b --tp 8 {flags}\n")).expect("a command").serve.mtp
+        let read =
+            read(&format!("python -m sglang.launch_server --model-path a/b --tp 8 {flags}\n")).expect("a command");
+        (read.serve.mtp, read.notes.len())
     };
-    assert_eq!(sglang("--speculative-algorithm EAGLE --speculative-num-steps 3"), Some(3));
+    assert_eq!(sglang("--speculative-algorithm EAGLE --speculative-num-steps 3"), (Some(3), 0));
+    assert_eq!(sglang("--speculative-algorithm EAGLE"), (None, 1));
     assert_eq!(
         sglang("--speculative-algorithm EAGLE --speculative-num-steps 3 --speculative-draft-model-path x/y"),
-        None
+        (None, 1)
     );
-    assert_eq!(sglang("--speculative-algorithm NGRAM"), None);
+    assert_eq!(sglang("--speculative-algorithm NGRAM"), (None, 1));
+    let trtllm = |kind: &str| {
+        let text = format!(
+            "cat > a.yml << EOF\nspeculative_config:\n  decoding_type: {kind}\n  num_nextn_predict_layers: 3\nEOF\n\
+             trtllm-serve a/b --tp_size 8 --extra_llm_api_options a.yml\n"
+        );
+        let read = read(&text).expect("a command");
+        (read.serve.mtp, read.notes.len())
+    };
+    assert_eq!(trtllm("MTP"), (Some(3), 0));
+    assert_eq!(trtllm("Eagle"), (None, 1));
 }
