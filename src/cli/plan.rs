@@ -272,7 +272,7 @@ fn table(r: &Ranking<'_>, read: &ReadJob, fleets: Option<&Fleets>) -> String {
 pub(super) fn load_lines(serve: &Serve) -> Vec<String> {
     let mut out = vec!["$/Mtok: input tokens carry the GPU time of prefill, output tokens that of decode".to_owned()];
     if serve.mtp > 0 {
-        let each = crate::estimate::serve::accepted(serve.mtp, serve.mtp_acceptance);
+        let each = crate::estimate::serve::yields(serve);
         out.push(format!(
             "{} speculative tokens a step, each taken with {:.0}%{}: {each:.2} tokens a step",
             serve.mtp,

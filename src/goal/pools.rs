@@ -204,7 +204,7 @@ fn apart(job: &Job, convention: Convention, all: &[Candidate], tpot: f64) -> Opt
     let (osl, bytes, placed) = (f64::from(load.osl), transfer_bytes(job, load), link(job));
     let layers = f64::from(job.model.layers());
     // A decoder's first token waits for a whole step.
-    let yields = serve::accepted(load.mtp, load.mtp_acceptance);
+    let yields = serve::yields(load);
     let send =
         |bytes: f64| network::collective(&job.cluster, placed, crate::cluster::Collective::SendRecv, bytes).get();
     // What one GPU's links carry, by the same law.

@@ -15,7 +15,7 @@ pub use engine::EngineProfile;
 pub use memory::{kv_tokens_per_rank, memory, stage_memory};
 pub(crate) use queue::largest;
 pub use queue::{Latency, Loaded, settle, under_load};
-pub use speculate::accepted;
+pub use speculate::yields;
 pub(crate) use step::in_two_batches;
 pub use time::{Service, service};
 pub use words::formula;

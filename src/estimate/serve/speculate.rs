@@ -1,9 +1,10 @@
 //! Speculative tokens: what a step that checks drafted ones (multi-token prediction) yields. Its price is in `time.rs`.
 
+use crate::job::Serve;
+
 /// Tokens that one step yields when `drafted` tokens are checked and each is taken with probability `acceptance` if all before it
 /// were: `1 + a + a^2 + ...`.
-#[must_use]
-pub fn accepted(drafted: u32, acceptance: f64) -> f64 {
+fn accepted(drafted: u32, acceptance: f64) -> f64 {
     let mut power = 1.0;
     let mut sum = 1.0;
     for _ in 0..drafted {
@@ -13,14 +14,21 @@ pub fn accepted(drafted: u32, acceptance: f64) -> f64 {
     sum
 }
 
+/// Tokens that one step of a service yields a request: no more than an answer has.
+#[must_use]
+pub fn yields(serve: &Serve) -> f64 {
+    accepted(serve.mtp, serve.mtp_acceptance).min(serve.mean_lengths().1.max(1.0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::service;
     use super::*;
     use crate::catalog;
     use crate::cost::MemoryTerm;
-    use crate::job::{Arrivals, Job, Serve, Workload};
+    use crate::job::{Arrivals, Job, Workload};
     use crate::mesh::{Convention, Mesh};
+    use crate::model::Quant;
     use crate::plan::{Knobs, Plan};
 
     #[test]
@@ -49,6 +57,8 @@ mod tests {
     fn drafts_help_the_single_user_and_not_the_full_house() {
         assert!((accepted(0, 0.8) - 1.0).abs() < 1e-12);
         assert!((accepted(2, 0.5) - 1.75).abs() < 1e-12);
+        let short = Serve { osl: 1, mtp: 16, mtp_acceptance: 1.0, ..Serve::of(Quant::NONE) };
+        assert!((yields(&short) - 1.0).abs() < 1e-12, "one token is all there is");
         let model = catalog::model("llama-3-70b").expect("a built-in model");
         let plan = Plan { mesh: Mesh::product(8, 1, 1, 1, 1).expect("factors that divide"), knobs: Knobs::default() };
         let at = |concurrency, mtp, acceptance| {

@@ -126,7 +126,7 @@ fn around(format: WeightFormat, kernels: KernelMaker, on: Architecture) -> f64 {
     match format {
         WeightFormat::Fp8 | WeightFormat::Int8 => AROUND_PROJECTION,
         WeightFormat::Nvfp4 => AROUND_NVFP4_PROJECTION,
-        // FlashInfer's GEMM, which takes the scales as they are written.
+        // FlashInfer's GEMM, which takes the scales as they are written: assumed, as measured points want it.
         WeightFormat::Fp8Block if kernels == KernelMaker::Sglang && on == Architecture::Blackwell => AROUND_PROJECTION,
         WeightFormat::Fp8Block => AROUND_BLOCK_PROJECTION,
         // No narrow input to write.

@@ -2,7 +2,7 @@
 
 use super::memory::prefill_tokens;
 use super::step::{Pricing, Step};
-use super::{accepted, kv_tokens_per_rank};
+use super::{kv_tokens_per_rank, yields};
 use crate::cost::{ServeLedger, ServeTerm};
 use crate::job::{Arrivals, Job, Serve};
 use crate::mesh::Convention;
@@ -62,7 +62,7 @@ const FIRST_WAVE: f64 = 0.05;
 /// stall = what one request's prefill adds to the steps it runs in
 /// TPOT  = decode step with host (b, isl + osl/2) / y + others/osl stall f,  f = osl TPOT / (osl TPOT + 4 stall + cohorts)
 /// TTFT  = c0 + first steps + prefill + kappa others stall; in the steady state without the first wave's .05 of kappa: cohorts
-/// step  = D(n + 1 rows a request) + n D(1 row) / L,  y = 1 + a + ... + a^n tokens, with n drafted ones
+/// step  = D(n + 1 rows a request) + n (a layer + the head),  y = 1 + a + ... + a^n tokens of a step, with n drafted ones
 /// ```
 /// In a closed loop every other request prefills once in my lifetime; `f` of them while I decode. With many requests of short
 /// answers several prefill in one step. With a pipeline, `pp` groups of requests are in flight, and a step takes as long as its
@@ -83,8 +83,7 @@ pub fn service(job: &Job, serve: &Serve, convention: Convention, plan: &Plan) ->
     let batch = (load.requests / pp).max(1.0);
     let (isl, osl) = serve.mean_lengths();
     let rows = f64::from(serve.mtp + 1);
-    // An answer has no more tokens than it has.
-    let yields = accepted(serve.mtp, serve.mtp_acceptance).min(osl.max(1.0));
+    let yields = yields(serve);
     let alone = Step { decode: batch, rows, context: load.context, prefill: 0.0, length: isl };
     // Every row is sampled.
     let host = |rows: f64| profile.host_s + profile.request_s * load.requests * rows * load.ranks;
